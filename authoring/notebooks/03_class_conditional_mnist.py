@@ -1,0 +1,376 @@
+# %% [markdown]
+# # 03 · Class-conditional MNIST
+#
+# *What changes in code, and what do I gain?*
+#
+# {{ badges }}
+#
+# **Time:** {{ minutes }} on two CPU cores, most of it two trainings. **You need:** the idea of a VAE: an encoder
+# that turns an image $x$ into a Gaussian over a latent $z$, a decoder that turns $z$ back into pixels, and a loss
+# with two terms, distortion and rate.
+#
+# By the end you can
+#
+# - turn a VAE into a conditional VAE by changing six lines;
+# - measure what a label buys, in nats, against what theory allows;
+# - test whether a generator obeys, and whether it keeps style and content apart;
+# - use a generator as a classifier, and find the digits it doubts.
+
+# %% tags=["install"]
+# {{ install }}
+
+# %%
+import difflib
+import inspect
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cvae_lib import data, evaluation, plots, pretrained, records
+from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.objective import elbo_terms
+from cvae_lib.training import fit
+
+torch.manual_seed(0)
+train, test = data.digits("train"), data.digits("test")
+print(f"{train.name}: {len(train)} training and {len(test)} test images of shape {train.image_shape}")
+
+# %% [markdown]
+# ## The bound, with y in it
+#
+# A VAE learns $p(x)$: images, of whatever kind. We want $p(x \mid y)$: images *of a seven*. The rule is short.
+# **Every distribution that looked at $x$ or $z$ may now also look at $y$:**
+#
+# $$\log p(x \mid y) \;\ge\; \underbrace{\mathbb E_{q(z \mid x,y)}\big[\log p(x \mid z,y)\big]}_{-\,\text{distortion}}
+# \;-\; \underbrace{\mathrm{KL}\big(q(z \mid x,y)\,\|\,p(z \mid y)\big)}_{\text{rate}} \tag{3.1}$$
+#
+# Read it as a message. To send $x$ to somebody who already holds $y$, you first send $z$; that costs *rate* nats
+# more than the prior made free. Then you correct the pixels the decoder got wrong; that costs *distortion* nats. Here
+# the prior ignores $y$: $p(z \mid y) = \mathcal N(0, I)$. Chapter notation and units are those of chapter 00: nats,
+# summed over pixels and latents, averaged over images.
+
+# %% [markdown]
+# ## Six lines
+#
+# First the VAE, complete. Pixels are 0 or 1, so the decoder gives a logit for each, and the distortion is a
+# binary cross-entropy **summed** over the 784 pixels.
+
+# %%
+class VAE(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encode = nn.Sequential(nn.Linear(784, 512), nn.SiLU(), nn.Linear(512, 512), nn.SiLU(), nn.Linear(512, 64))
+        self.decode = nn.Sequential(nn.Linear(32, 512), nn.SiLU(), nn.Linear(512, 512), nn.SiLU(), nn.Linear(512, 784))
+
+    def loss(self, x):  # (B, 784)
+        mean, log_variance = self.encode(x).chunk(2, dim=1)  # (B, 32) each
+        z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        logits = self.decode(z)  # (B, 784)
+        distortion = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)  # (B,)
+        rate = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)  # (B,)
+        return (distortion + rate).mean()
+
+# %% [markdown]
+# Now the label. A network reads numbers, and the number 7 is not "more" than the number 3, so the label goes in as a
+# one-hot row: ten entries, one of them 1. It is glued to the encoder's input and to the decoder's input.
+
+# %%
+class ConditionalVAE(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encode = nn.Sequential(nn.Linear(794, 512), nn.SiLU(), nn.Linear(512, 512), nn.SiLU(), nn.Linear(512, 64))
+        self.decode = nn.Sequential(nn.Linear(42, 512), nn.SiLU(), nn.Linear(512, 512), nn.SiLU(), nn.Linear(512, 784))
+
+    def loss(self, x, y):  # (B, 784), (B,)
+        c = F.one_hot(y, 10).float()  # (B, 10)
+        mean, log_variance = self.encode(torch.cat([x, c], dim=1)).chunk(2, dim=1)  # (B, 32) each
+        z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        logits = self.decode(torch.cat([z, c], dim=1))  # (B, 784)
+        distortion = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)  # (B,)
+        rate = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)  # (B,)
+        return (distortion + rate).mean()
+
+# %% [markdown]
+# Where do they differ? Let the computer say: `-` is the VAE's line, `+` the new one.
+
+# %%
+def lines(model):
+    return [line for part in (model.__init__, model.loss) for line in inspect.getsource(part).splitlines()]
+
+for line in difflib.ndiff(lines(VAE), lines(ConditionalVAE)):
+    if line[0] in "+-":
+        print(line)
+
+# %% [markdown]
+# Two widths, one signature, one encoding, two concatenations: six lines. **The two formulas of the loss did not
+# change.** That is the whole of (3.1) in code.
+#
+# The library's `CVAE` is the same network with the loss split into its terms. `num_classes=0` gives the VAE back. Give
+# both the same weights and the same noise, and they must agree.
+
+# %%
+by_hand, model = ConditionalVAE(), CVAE(CVAEConfig(num_classes=10, latent_dim=32, hidden=(512, 512)))
+mine = [*by_hand.encode.parameters(), *by_hand.decode.parameters()]
+for parameter, other in zip(mine, model.parameters(), strict=True):
+    parameter.data.copy_(other.data)
+
+x, y = test.pixels(torch.arange(100), "threshold"), test.labels[:100]
+torch.manual_seed(1)
+print(f"by hand: {by_hand.loss(x.flatten(1), y).item():.3f} nats")
+torch.manual_seed(1)
+print(f"library: {elbo_terms(model, x, y).loss().item():.3f} nats")
+
+# %% [markdown]
+# ## Train both
+#
+# Same size, same number of passes, same optimiser, same seed. `fit` draws every pixel anew as 0 or 1 with its grey
+# level as probability each time an image comes up (*dynamic binarisation*), so the networks never see the same image
+# twice.
+
+# %%
+training = {"epochs": 40, "batch_size": 256, "learning_rate": 4e-3, "seed": 0}
+torch.manual_seed(0)
+vae = CVAE(CVAEConfig(num_classes=0))
+vae_history = fit(vae, train, **training)
+
+# %%
+torch.manual_seed(0)
+cvae = CVAE(CVAEConfig(num_classes=10))
+cvae_history = fit(cvae, train, **training)
+print(f"{vae.num_parameters():,} parameters in the VAE, {cvae.num_parameters():,} in the CVAE")
+
+# %%
+plots.curves({"VAE distortion": vae_history.distortion, "CVAE distortion": cvae_history.distortion,
+              "VAE rate": vae_history.rate, "CVAE rate": cvae_history.rate},
+             "Distortion and rate over the epochs. Both fall into place within ten epochs; the CVAE ends lower in both.",
+             x_label="epoch", y_label="nats per image")
+
+# %% [markdown]
+# *Figure 3.1. The CVAE's rate is lower from early on: what $y$ says need not be sent through $z$.*
+
+# %% [markdown]
+# ## Ask
+#
+# A row for every digit, ten latents from the prior for each.
+
+# %%
+asked = torch.arange(10).repeat_interleave(10)  # (100,)
+drawn = cvae.draw(asked, generator=torch.Generator().manual_seed(1))
+plots.digit_grid(drawn, "A hundred generated digits, ten of each class from 0 to 9, one class per row.",
+                 row_labels=range(10))
+
+# %% [markdown]
+# *Figure 3.2. One row per order. Look for a drawing that is not what was asked: there may be one or two.*
+#
+# Looking is not measuring. A classifier that had no part in the training reads 2,000 drawings.
+
+# %%
+judge = pretrained.load_judge(f"{train.name}-judge")
+control = evaluation.control_accuracy(cvae, judge, count=2000)
+print(f"the judge reads {evaluation.accuracy(judge, test):.3f} of the real test images correctly")
+print("control accuracy:", control)
+
+# %% [markdown]
+# *Control accuracy* is the share of drawings read as asked. The judge errs a little on real digits too, so a
+# perfect generator would not reach 1.000 either.
+
+# %% [markdown]
+# ## One style, ten digits
+#
+# **Predict first.** Below, each row fixes one $z$ and walks through the ten labels. The first column is a real test
+# image whose $z$ the encoder found. Which properties will survive along a row?
+#
+# <details><summary>Answer</summary>
+# What the label cannot tell: slant, pen width, roundness, size. What it does tell (which strokes there are) changes.
+# The encoder was shown y, so it had no reason to spend nats on it in z.
+# </details>
+
+# %%
+rows = torch.tensor([int((test.labels == digit).nonzero()[7]) for digit in (0, 2, 4, 7)])
+real, labels = test.pixels(rows), test.labels[rows]  # (4, 1, 28, 28), (4,)
+with torch.no_grad():
+    z = cvae.posterior(real, labels).mean  # (4, 32)
+    turned = cvae.likelihood(z.repeat_interleave(10, 0), torch.arange(10).repeat(4)).mean  # (40, 1, 28, 28)
+sheet = torch.cat([real[:, None], turned.unflatten(0, (4, 10))], dim=1)  # (4, 11, 1, 28, 28)
+plots.digit_grid(sheet.flatten(0, 1), "Four rows. The first image of each is a real digit, then come the digits 0 to "
+                 "9 in its handwriting.", columns=11, column_labels=["real", *range(10)])
+
+# %% [markdown]
+# *Figure 3.3. Handwriting carried over to digits the writer never wrote. Under the true label the decoder gives back
+# the real image.*
+#
+# Is the label really gone from $z$? Ask the simplest reader there is, a linear one, to recover $y$ from the
+# posterior means of each model. Chance is about 0.1.
+
+# %%
+some = train.subset(slice(10_000))
+for name, m in (("VAE", vae), ("CVAE", cvae)):
+    share = evaluation.linear_probe(evaluation.posterior_means(m, some), some.labels,
+                                    evaluation.posterior_means(m, test), test.labels)
+    print(f"{name:>4}: a linear reader finds the digit in z in {share:.2f} of the test images")
+
+# %% [markdown]
+# The VAE must write the class into $z$, since nothing else carries it. The CVAE leaves most of it out, and nobody asked
+# it to: extra rate costs nats, so gradient descent stops paying for what $y$ already says. What remains is style that
+# itself leans on the digit, for $q(z \mid x, y)$ fits the prior only on average and only roughly.
+
+# %% [markdown]
+# ## What is a label worth?
+#
+# Before measuring, derive. By Bayes' rule $p(x \mid y)\,p(y) = p(y \mid x)\,p(x)$, so for any one image
+#
+# $$\log p(x \mid y) - \log p(x) \;=\; \log p(y \mid x) - \log p(y). \tag{3.2}$$
+#
+# Average both sides over images and their labels. The right side becomes the mutual information
+#
+# $$I(x; y) = H(y) - H(y \mid x) \;\le\; H(y) \;\le\; \ln 10 = 2.303 \text{ nats.} \tag{3.3}$$
+#
+# A label cannot be worth more than it takes to say it. So if both models were perfect, the CVAE's log-likelihood would
+# be at most 2.3 nats above the VAE's.
+#
+# **Predict first.** Will the measured gap be smaller than 2.3, about 2.3, or larger?
+#
+# <details><summary>Answer</summary>
+# Larger. Equation (3.2) holds within one model. Two separately trained networks of the same size also differ in how
+# well they fit, and ten easy problems are easier to fit than one hard one.
+# </details>
+#
+# Log-likelihoods come from importance sampling with $K = 100$ samples of $q$,
+#
+# $$\log p(x \mid y) \approx \log \frac1K \sum_{k=1}^{K} \frac{p(x \mid z_k, y)\, p(z_k)}{q(z_k \mid x, y)},
+# \qquad z_k \sim q(z \mid x, y), \tag{3.4}$$
+#
+# on all test images, binarised once and alike for both models.
+
+# %%
+ll_vae = evaluation.log_likelihood(vae, test, samples=100)
+ll_cvae = evaluation.log_likelihood(cvae, test, samples=100)
+gap = evaluation.mean_and_error(ll_cvae.per_example - ll_vae.per_example)
+print(f"VAE   -log p(x)   = {-ll_vae.mean:.2f} ± {ll_vae.standard_error:.2f} nats")
+print(f"CVAE  -log p(x|y) = {-ll_cvae.mean:.2f} ± {ll_cvae.standard_error:.2f} nats")
+print(f"paired difference = {gap} nats, where a label can be worth at most {math.log(10):.3f}")
+
+# %% [markdown]
+# Notice the three standard errors. Images differ a lot in how hard they are, and that spread is in both models'
+# means. It cancels when the same image is compared under both: **compare likelihoods paired**.
+#
+# To be fair to the VAE, take the label away from the CVAE again. Equation (3.1)'s model is also a model of $x$ alone:
+# sum over the labels it might have had,
+#
+# $$\log p(x) = \log \sum_{y} p(y)\, p(x \mid y) = \log \frac{1}{10} \sum_{y=0}^{9} p(x \mid y). \tag{3.5}$$
+
+# %%
+table = evaluation.class_log_likelihoods(cvae, test, samples=20)  # (10000, 10)
+marginal = table.logsumexp(1) - math.log(10)  # (10000,)
+own = table.gather(1, test.labels[:len(table), None])[:, 0]  # under the true label
+print(f"CVAE without label: -log p(x) = {-marginal.mean():.2f} nats")
+print(f"a label is worth {(own - marginal).mean():.3f} nats to this model (at most {math.log(10):.3f})")
+print("marginal CVAE better than VAE by", evaluation.mean_and_error(marginal - ll_vae.per_example), "nats")
+
+# %% [markdown]
+# Inside one model the label is worth almost the full 2.303 nats: knowing the image leaves little doubt about the digit.
+# The rest of the gap is fit. And the surprise: **the CVAE, not told the label, is a better unconditional model than
+# the VAE.** Ten labels during training taught it a structure the VAE had to find alone.
+#
+# One run is one run. The same protocol over three seeds, recorded by `{{ command }}`:
+
+# %%
+record = records.load("label_value")
+print(record["protocol"])
+for figure, text in (("vae_nll", "VAE -log p(x)"), ("cvae_nll", "CVAE -log p(x|y)"),
+                     ("marginal_nll", "CVAE -log p(x), marginal"), ("control", "control accuracy"),
+                     ("probe_vae", "label read from z, VAE"), ("probe_cvae", "label read from z, CVAE")):
+    print(f"{text:<26} {records.band(record, figure)}  over {len(record['runs'])} seeds")
+
+# %% [markdown]
+# ## A generator that classifies
+#
+# Turn (3.2) around. With equal odds for the labels,
+#
+# $$p(y \mid x) = \frac{p(x \mid y)}{\sum_{y'} p(x \mid y')}, \tag{3.6}$$
+#
+# and the table above holds all ten numerators. No classifier was trained.
+
+# %%
+posterior = table.softmax(1)  # (10000, 10)
+guess, truth = posterior.argmax(1), test.labels[:len(table)]
+print(f"Bayes' rule classifies {(guess == truth).float().mean():.4f} of the test images correctly")
+plots.confusion(truth, guess, "Confusion matrix of the Bayes classifier: nearly everything lies on the diagonal; "
+                "each off-diagonal cell shows how many images of one digit were taken for another.")
+
+# %% [markdown]
+# *Figure 3.4. Rows are true digits, columns guesses; only the mistakes are shaded.*
+#
+# Which digits does it doubt? Entropy of $p(y \mid x)$ says how undecided it is.
+
+# %%
+entropy = -(posterior * posterior.clamp_min(1e-30).log()).sum(1)  # nats
+doubt = entropy.argsort(descending=True)[:10]
+top = posterior[doubt].topk(2, dim=1)
+names = [f"{a}|{b}" for a, b in top.indices.tolist()]
+plots.digit_grid(test.pixels(doubt), "The ten test images the model doubts most, most of them ambiguous to a human "
+                 "too; above each its two likeliest labels.", column_labels=names, size=0.8)
+
+# %% [markdown]
+# *Figure 3.5. The ten most doubtful test images, with the two labels the model wavers between.*
+
+# %% [markdown]
+# ## Wrong labels, on purpose
+#
+# Tell the model a lie: encode and decode each image under a wrong label. What happens to the picture, and to the
+# numbers?
+
+# %%
+eights = test.subset((test.labels == 8).nonzero().flatten()[:10])
+x8 = eights.pixels()
+shown = [x8] + [cvae.reconstruct(x8, torch.full((10,), claim)[:len(x8)]) for claim in (8, 3, 1)]
+plots.digit_grid(torch.cat(shown), "Ten real eights and their reconstructions under the labels 8, 3 and 1. Under 8 "
+                 "they are faithful; under 3 and 1 they are pulled towards the claimed digit.", columns=len(x8),
+                 row_labels=["real", "as 8", "as 3", "as 1"])
+
+# %%
+wrong = table.scatter(1, truth[:, None], -math.inf)  # forget the true label
+costs = [own - table[torch.arange(len(table)), (truth + shift) % 10] for shift in range(1, 10)]
+print(f"a wrong label costs {torch.stack(costs).mean():.1f} nats on average;")
+print(f"the most forgiving wrong label costs {(own - wrong.max(1).values).mean():.1f} nats")
+
+# %% [markdown]
+# *Figure 3.6. The decoder is torn between $z$, which insists on the pixels, and $y$, which insists on the digit. For a
+# drastic lie neither wins.*
+#
+# This is the first test to make of any conditional model: **is $y$ used?** If a wrong label cost nothing, the
+# network would be ignoring you.
+
+# %% [markdown]
+# ## Pitfalls
+#
+# - **Mean over pixels, sum over latents.** `reduction="mean"` on the distortion weighs the rate 784 times too
+#   heavily; the model then sends nothing through $z$.
+# - **The label in the decoder only, or the encoder only.** Leave it out of the decoder and you cannot ask for anything.
+#   Leave it out of the encoder and $z$ must guess $y$ from $x$; with clear digits that costs little, which is why the
+#   bug goes unnoticed.
+# - **Labels as plain numbers.** Feeding $y = 7$ as one number says that 7 lies between 6 and 8. One-hot does not.
+# - **Comparing grey likelihoods with binary ones**, or ELBOs with importance-sampled bounds. State data, binarisation
+#   and $K$, or the numbers say nothing.
+# - **A judge that helped to train the generator.** It would praise what it was used to shape.
+
+# %% [markdown]
+# ## Summary
+#
+# $$\log p(x \mid y) \ge \mathbb E_q[\log p(x \mid z, y)] - \mathrm{KL}(q(z \mid x, y)\,\|\,p(z \mid y)), \qquad
+# I(x; y) = H(y) - H(y \mid x) \le \ln 10 .$$
+#
+# A conditional VAE is a VAE whose every network also reads $y$; six lines change. What $y$ says leaves $z$, so style and
+# content part ways. A label is worth at most its own entropy, and the model finds nearly all of it. Conditioning also
+# made the model fit better. Bayes' rule makes the generator a classifier that knows when it is in doubt.
+#
+# ## References
+#
+# - Kingma and Welling 2013, *Auto-Encoding Variational Bayes*, arXiv:1312.6114
+# - Kingma, Rezende, Mohamed and Welling 2014, *Semi-supervised Learning with Deep Generative Models*, arXiv:1406.5298
+# - Sohn, Lee and Yan 2015, *Learning Structured Output Representation using Deep Conditional Generative Models*,
+#   NeurIPS 28
+# - Burda, Grosse and Salakhutdinov 2016, *Importance Weighted Autoencoders*, arXiv:1509.00519
+#   (one-layer VAE: 86.76 nats after 3,280 epochs)

@@ -1,0 +1,225 @@
+"""From a source in percent format to the notebook a reader should get, before anything is executed."""
+
+import hashlib
+import json
+import math
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jupytext
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASURED = ROOT / "authoring" / "measured.json"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+BLANK = 'raise NotImplementedError("your code here")'
+MARKER = re.compile(r"^\s*### (BEGIN|END) (SOLUTION|HIDDEN TESTS)\s*$")
+MAP_BEGIN, MAP_END = "<!-- chapter-map -->", "<!-- /chapter-map -->"
+BADGES_BEGIN, BADGES_END = "<!-- badges -->", "<!-- /badges -->"
+
+INSTALL = '''
+# Colab starts without the course library. This fetches it, and leaves the torch that is there alone.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("cvae_lib") is None:
+    source = os.environ.get("CVAE_LIB_SOURCE", "@ADDRESS@")
+    if not source:
+        raise ModuleNotFoundError("cvae_lib is missing: name its folder or address in CVAE_LIB_SOURCE")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    small = [name for name in ("jaxtyping", "safetensors", "tqdm") if importlib.util.find_spec(name) is None]
+    if small:
+        subprocess.run([*pip, *small], check=True)
+    subprocess.run([*pip, "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+'''.strip()
+
+
+class SourceError(ValueError):
+    """A source that cannot become a notebook; the message names the place and the way out."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One notebook to build: which source it comes from and which folder it goes to."""
+
+    kind: str  # "notebooks", "exercises" or "solutions"
+    stem: str
+    root: Path = ROOT
+
+    @property
+    def source(self) -> Path:
+        """The percent script it is written in; blank and solution share one."""
+        room = "notebooks" if self.kind == "notebooks" else "exercises"
+        return self.root / "authoring" / room / f"{self.stem}.py"
+
+    @property
+    def name(self) -> str:
+        """The path of the notebook inside the repository."""
+        return f"{self.kind}/{self.stem}.ipynb"
+
+    @property
+    def executed(self) -> bool:
+        """Whether it is published with outputs; only the blanks are not."""
+        return self.kind != "exercises"
+
+
+def targets(root: Path = ROOT, stems: list[str] | None = None) -> list[Target]:
+    """List what the sources under `root` give, chapters first; raises SourceError for an unknown stem."""
+    chapters = [path.stem for path in sorted((root / "authoring" / "notebooks").glob("*.py"))]
+    exercises = [path.stem for path in sorted((root / "authoring" / "exercises").glob("*.py"))]
+    found = [Target("notebooks", stem, root) for stem in chapters]
+    found += [Target(kind, stem, root) for stem in exercises for kind in ("exercises", "solutions")]
+    if unknown := sorted(set(stems or []) - {target.stem for target in found}):
+        raise SourceError(f"no source is called {', '.join(unknown)}; there are: {', '.join(chapters)}")
+    return [target for target in found if not stems or target.stem in stems]
+
+
+def expected(target: Target) -> Any:
+    """Return the notebook that `target`'s source stands for: ids, metadata and text final, no outputs."""
+    notebook = jupytext.reads(target.source.read_text(encoding="utf-8"), fmt="py:percent")
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.metadata = type(notebook.metadata)({"kernelspec": KERNEL})
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = hashlib.sha256(f"{target.stem}:{index}".encode()).hexdigest()[:8]
+        cell.metadata.pop("lines_to_next_cell", None)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            cell.source = _code(cell, target, f"{target.source.name}, cell {index + 1}")
+        else:
+            cell.source = fill(cell.source, target)
+        if target.kind == "solutions":
+            cell.metadata.pop("nbgrader", None)
+    return notebook
+
+
+def _code(cell: Any, target: Target, where: str) -> str:
+    if cell.source.strip() == "# {{ install }}":
+        if "install" not in cell.metadata.get("tags", []):
+            raise SourceError(f'{where}: the install cell needs tags=["install"] on its cell line')
+        return INSTALL.replace("@ADDRESS@", _address(target.root))
+    return without_marked(cell.source, target.kind, where)
+
+
+def without_marked(source: str, kind: str, where: str) -> str:
+    """Resolve solution and hidden-test markers for `kind`; raises SourceError where they do not pair up.
+
+    In exercises a solution inside a block becomes a line that raises NotImplementedError; one at the top of a
+    cell becomes a comment, and its names keep what the stub gave them, usually `...`. Hidden tests stay in
+    the source.
+    """
+    kept: list[str] = []
+    inside = ""
+    for number, line in enumerate(source.splitlines(), 1):
+        marker = MARKER.match(line)
+        if marker is None:
+            if re.search(r"###\s*(BEGIN|END)\b", line):
+                raise SourceError(f"{where}, line {number}: write markers as in '### BEGIN SOLUTION'")
+            if not inside or (inside == "SOLUTION" and kind != "exercises"):
+                kept.append(line)
+            continue
+        edge, region = marker.groups()
+        if (edge == "BEGIN") == bool(inside) or (edge == "END" and region != inside):
+            raise SourceError(f"{where}, line {number}: {edge} {region} {_state(inside)}")
+        inside = region if edge == "BEGIN" else ""
+        if edge == "BEGIN" and region == "SOLUTION" and kind == "exercises":
+            indent = line[: len(line) - len(line.lstrip())]
+            kept.append(indent + BLANK if indent else "# your code here")
+    if inside:
+        raise SourceError(f"{where}: BEGIN {inside} is never closed")
+    return "\n".join(kept)
+
+
+def _state(inside: str) -> str:
+    return f"stands inside {inside}, which is still open" if inside else "closes what was never opened"
+
+
+def fill(text: str, target: Target) -> str:
+    """Expand the placeholders in markdown; raises SourceError for one that does not exist."""
+    folder = "" if target.kind == "notebooks" else "../notebooks/"
+    values = {
+        "badges": lambda: badges(target.root, target.name),
+        "minutes": lambda: minutes(target.root, target.name),
+        "chapter_map": lambda: chapter_map(target.root, folder),
+    }
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            known = ", ".join(values)
+            raise SourceError(f"{target.source.name}: {match[0]} is no placeholder; there are: {known}")
+        return values[match[1]]()
+
+    return re.sub(r"\{\{ (\w+) \}\}", value, text)
+
+
+def settings(root: Path) -> dict[str, str]:
+    """Read [tool.course] of pyproject.toml: where the course is published, if it is."""
+    table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["course"]
+    return {"repository": table["repository"], "ref": table["ref"]}
+
+
+def _address(root: Path) -> str:
+    course = settings(root)
+    return f"git+https://github.com/{course['repository']}@{course['ref']}" if course["repository"] else ""
+
+
+def badges(root: Path, name: str) -> str:
+    """Link to Binder and Colab, or say in words when the links will appear."""
+    course = settings(root)
+    if not course["repository"]:
+        return "*Links to Binder and Colab appear here once `pyproject.toml` says where the course lives.*"
+    binder = f"https://mybinder.org/v2/gh/{course['repository']}/{course['ref']}?urlpath=lab/tree/{name}"
+    colab = f"https://colab.research.google.com/github/{course['repository']}/blob/{course['ref']}/{name}"
+    return (
+        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder}) "
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})"
+    )
+
+
+def minutes(root: Path, name: str) -> str:
+    """Say how long the notebook took when it was last measured."""
+    path = root / "authoring" / "measured.json"
+    measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if name not in measured:
+        return "not measured yet"
+    count = math.ceil(measured[name]["minutes"])
+    return f"{count} minutes" if count > 1 else "1 minute"
+
+
+def chapter_map(root: Path, folder: str) -> str:
+    """Draw the table of the chapters there are, linked from a file that sees them under `folder`."""
+    rows = ["| Chapter | The question | Time |", "|---|---|---|"]
+    for target in targets(root):
+        if target.kind == "notebooks":
+            title, question = heading(target)
+            took = minutes(root, target.name)
+            rows.append(f"| [{title}]({folder}{target.stem}.ipynb) | {question} | {took} |")
+    return "\n".join(rows)
+
+
+def heading(target: Target) -> tuple[str, str]:
+    """Return a chapter's title and its question: the first two lines of its first markdown cell."""
+    notebook = jupytext.reads(target.source.read_text(encoding="utf-8"), fmt="py:percent")
+    text = next((cell.source for cell in notebook.cells if cell.cell_type == "markdown"), "")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "{{" not in line]
+    if len(lines) < 2 or not lines[0].startswith("# "):
+        raise SourceError(f"{target.source.name}: the first cell must be '# Title' and, below it, a question")
+    return lines[0][2:].strip(), lines[1].strip("*_> ")
+
+
+def readme(root: Path) -> str:
+    """Return README.md with what stands between its markers, chapter map and badges, brought up to date."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    text = _between(text, MAP_BEGIN, MAP_END, chapter_map(root, "notebooks/"))
+    return _between(text, BADGES_BEGIN, BADGES_END, badges(root, "notebooks/00_start_here.ipynb"))
+
+
+def _between(text: str, begin: str, end: str, new: str) -> str:
+    if begin not in text or end not in text:
+        return text
+    head, rest = text.split(begin, 1)
+    return f"{head}{begin}\n{new}\n{end}{rest.split(end, 1)[1]}"

@@ -1,0 +1,257 @@
+"""``ImageSet``: images as one uint8 tensor on a device, and minibatches picked and binarised there.
+
+Everything happens by index on whole tensors; no image is ever handled alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
+from torch import Tensor
+
+PixelMode = Literal["grey", "stochastic", "threshold"]
+Index = slice | Sequence[int] | Int64[Tensor, " b"] | Bool[Tensor, " n"]
+
+
+class Batch(NamedTuple):
+    """A minibatch: pixels x in [0, 1], labels y, and each image's position in its set."""
+
+    x: Float[Tensor, "b c h w"]
+    y: Int64[Tensor, " b"]
+    index: Int64[Tensor, " b"]  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+
+
+def binarise(
+    levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None = None
+) -> Float[Tensor, "*shape"]:
+    r"""Draw every pixel as 0 or 1, with its grey level as the probability of 1: p = v / 255.
+
+    On the CPU a pixel is 1 where a uniform 16-bit integer u in {0, ..., 65535} is below 257 v, so that
+    P(x = 1) = 257 v / 65536 = (v / 255)(1 - 2^{-16}), at most 1.6e-5 below v / 255; the top value of u counts
+    as the one below it, which makes white exactly 1. Black is exactly 0. Four such integers come out of one
+    64-bit draw, which is 3 times as fast as a float for each pixel. Other devices compare 255 u < v for a
+    float u in [0, 1).
+
+    Args:
+        levels: grey levels v, 0 to 255, of any shape.
+        generator: where the draws come from, on the device of ``levels``; None is torch's global one.
+
+    Returns:
+        float32 zeros and ones, of the same shape and on the same device.
+
+    Source: Salakhutdinov and Murray 2008; dynamic binarisation as in Burda et al. 2015, arXiv:1509.00519.
+    """
+    draw = _from_integers if levels.device.type == "cpu" else _from_floats
+    return draw(levels, generator)
+
+
+def _from_integers(
+    levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None
+) -> Float[Tensor, "*shape"]:
+    count = levels.numel()
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    u16 = bits.view(torch.int16)[:count].view(levels.shape).clamp_(max=32766)
+    # int16 begins at -32768, so both sides are shifted by that; 257 v wraps around, the shift wraps it back.
+    threshold = levels.to(torch.int16).mul_(257).add_(-32768)
+    return torch.lt(u16, threshold, out=torch.empty(levels.shape))  # straight to float: casting bools is slow
+
+
+def _from_floats(
+    levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None
+) -> Float[Tensor, "*shape"]:
+    u = torch.rand(levels.shape, generator=generator, device=levels.device)
+    return (u.mul_(255) < levels).float()
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images on one device, all in one tensor.
+
+    Attributes:
+        images: grey levels 0 to 255, shape (n, c, h, w).
+        labels: class of each image, 0 to ``num_classes - 1``.
+        name: what the set is called in figures and messages.
+        attributes: further quantities per image, each of shape (n,), by name.
+        masks: true where there is ink, shape (n, 1, h, w), if known.
+        classes: how many classes there are; None stands for the largest label + 1.
+
+    Raises:
+        ValueError: if a tensor has the wrong dtype, shape, length, device or range.
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    name: str
+    attributes: Mapping[str, Shaped[Tensor, " n"]] = field(default_factory=dict)
+    masks: Bool[Tensor, "n 1 h w"] | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            found = f"{self.images.dtype} of shape {shape}"
+            raise ValueError(f"images must be uint8 of shape (n, c, h, w), not {found}.")
+        if self.images.numel() == 0:
+            raise ValueError(f"An ImageSet needs at least one image, and these have shape {shape}.")
+        if self.labels.dtype != torch.int64:
+            raise ValueError(f"labels must be int64, not {self.labels.dtype}; use labels.long().")
+        for what, values in {"labels": self.labels, **self.attributes}.items():
+            if values.shape != shape[:1]:
+                raise ValueError(f"{what} must have shape ({shape[0]},), not {tuple(values.shape)}.")
+        masks = self.masks
+        if masks is not None and (masks.dtype != torch.bool or masks.shape != (shape[0], 1, *shape[2:])):
+            wanted = f"bool of shape {(shape[0], 1, *shape[2:])}"
+            raise ValueError(f"masks must be {wanted}, not {masks.dtype} of shape {tuple(masks.shape)}.")
+        others = (self.labels, *self.attributes.values(), *(() if masks is None else (masks,)))
+        if any(tensor.device != self.images.device for tensor in others):
+            raise ValueError(f"Every tensor must be on {self.device} like the images; move them there first.")
+        low, high = (int(label) for label in self.labels.aminmax())
+        if low < 0:
+            raise ValueError(f"labels must not be negative, and the smallest is {low}.")
+        classes = high + 1 if self.classes is None else self.classes
+        if high >= classes:
+            raise ValueError(f"labels must be below classes={classes}, and the largest is {high}.")
+        object.__setattr__(self, "classes", classes)
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of every tensor of the set."""
+        return self.images.device
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; a subset keeps the number of the whole."""
+        assert self.classes is not None  # set in __post_init__
+        return self.classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (c, h, w) of one image."""
+        c, h, w = self.images.shape[1:]
+        return c, h, w
+
+    def to(self, device: str | torch.device) -> "ImageSet":
+        """Return the set on ``device``."""
+        attributes = {name: values.to(device) for name, values in self.attributes.items()}
+        masks = None if self.masks is None else self.masks.to(device)
+        images, labels = self.images.to(device), self.labels.to(device)
+        return replace(self, images=images, labels=labels, attributes=attributes, masks=masks)
+
+    def subset(self, index: Index) -> "ImageSet":
+        """Return the images at ``index``: a slice, positions, or a bool tensor, true for those to keep.
+
+        Raises:
+            ValueError: if the index has the wrong type or shape, lies outside the set, or picks nothing.
+        """
+        if not isinstance(index, slice):
+            index = self._positions(index)
+        attributes = {name: values[index] for name, values in self.attributes.items()}
+        masks = None if self.masks is None else self.masks[index]
+        images, labels = self.images[index], self.labels[index]
+        return replace(self, images=images, labels=labels, attributes=attributes, masks=masks)
+
+    def _positions(self, index: Sequence[int] | Tensor) -> Int64[Tensor, " b"]:
+        chosen = torch.as_tensor(index, device=self.device)
+        if chosen.dtype == torch.bool and chosen.shape == (len(self),):
+            return chosen.nonzero().squeeze(1)
+        if chosen.ndim != 1 or chosen.is_floating_point() or chosen.dtype == torch.bool:
+            wanted = f"integers of shape (b,) or bool of shape ({len(self)},)"
+            raise ValueError(f"An index is {wanted}, not {chosen.dtype} of shape {tuple(chosen.shape)}.")
+        if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(self):
+            raise ValueError(f"An index into {self.name} must lie between 0 and {len(self) - 1}.")
+        return chosen.long()
+
+    def split(self, *sizes: int) -> tuple["ImageSet", ...]:
+        """Return consecutive parts of the given sizes, from the first image on.
+
+        Raises:
+            ValueError: if a size is below 1, or together they are more than there are images.
+        """
+        if min(sizes, default=1) < 1 or sum(sizes) > len(self):
+            raise ValueError(f"Sizes must be at least 1 and sum to at most {len(self)}, not {sizes}.")
+        ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
+        return tuple(self.subset(slice(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True))
+
+    def pixels(
+        self,
+        index: Int64[Tensor, " b"] | None = None,
+        mode: PixelMode = "grey",
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the images at ``index`` (None: all) as float32 in [0, 1].
+
+        Args:
+            index: positions on the set's device.
+            mode: ``grey`` is v / 255; ``stochastic`` draws 0 or 1 with that probability, afresh at every
+                call; ``threshold`` is 1 where v / 255 >= 0.5.
+            generator: where stochastic pixels come from; None is torch's global one.
+
+        Raises:
+            ValueError: if the mode is unknown.
+        """
+        levels = self.images if index is None else self.images.index_select(0, index)
+        if mode == "grey":
+            return levels.float().div_(255)
+        if mode == "stochastic":
+            return binarise(levels, generator)
+        if mode == "threshold":
+            return levels.bitwise_right_shift(7).float()  # the top bit says v >= 128
+        raise ValueError(f"pixels must be 'grey', 'stochastic' or 'threshold', not {mode!r}.")
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        pixels: PixelMode = "stochastic",
+        shuffle: bool = True,
+        drop_last: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> "Batches":
+        """Return minibatches that can be gone through again and again, with their number as ``len()``.
+
+        Args:
+            batch_size: images per minibatch.
+            pixels: see :meth:`pixels`.
+            shuffle: take the images in a new order each time, else as they lie.
+            drop_last: leave out a last, smaller minibatch.
+            generator: source of order and pixels, on the set's device; None is torch's global one.
+
+        Raises:
+            ValueError: if ``batch_size`` is below 1, or ``drop_last`` would leave nothing.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        if drop_last and batch_size > len(self):
+            raise ValueError(f"drop_last leaves nothing of {len(self)} images with batch_size={batch_size}.")
+        return Batches(self, batch_size, pixels, shuffle, drop_last, generator)
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """The minibatches of a set; each pass over them is shuffled and binarised afresh."""
+
+    data: ImageSet
+    batch_size: int
+    pixels: PixelMode
+    shuffle: bool
+    drop_last: bool
+    generator: torch.Generator | None
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.data), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        data, device = self.data, self.data.device
+        if self.shuffle:
+            order = torch.randperm(len(data), generator=self.generator, device=device)
+        else:
+            order = torch.arange(len(data), device=device)
+        for index in torch.split(order, self.batch_size)[: len(self)]:
+            x = data.pixels(index, self.pixels, self.generator)
+            yield Batch(x, data.labels.index_select(0, index), index)

@@ -1,0 +1,172 @@
+"""The datasets of the course, each as an ``ImageSet``: MNIST, Fashion-MNIST, and the built-in strokes."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from cvae_lib._download import DataUnavailable, Source, ensure_whole, first_line
+from cvae_lib._imageset import Batch, Batches, ImageSet, PixelMode, binarise
+from cvae_lib.course import data_root
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "DataUnavailable",
+    "ImageSet",
+    "PixelMode",
+    "Split",
+    "binarise",
+    "digits",
+    "fashion_mnist",
+    "mnist",
+    "strokes",
+]
+
+Split = Literal["train", "test"]
+
+# Roots where digits() has failed in this process, with whether it was allowed to download.
+_given_up: set[tuple[Path, bool]] = set()
+
+
+def mnist(
+    split: Split = "train",
+    *,
+    root: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    download: bool = True,
+) -> ImageSet:
+    """Load MNIST: 60,000 training or 10,000 test digits of shape (1, 28, 28), with labels 0 to 9.
+
+    Args:
+        split: ``train`` or ``test``.
+        root: folder that holds ``MNIST/raw``; None is ``CVAE_DATA``, else the user's cache folder.
+        device: where the tensors go.
+        download: fetch what is missing or broken (12 MB); ``COURSE_OFFLINE=1`` forbids it.
+
+    Raises:
+        DataUnavailable: if the files are not there, whole, and cannot be fetched.
+        ValueError: if the split is unknown.
+
+    Source: LeCun, Bottou, Bengio and Haffner 1998, doi:10.1109/5.726791.
+    """
+    return _from_torchvision("MNIST", "MNIST", split, root, device, download)
+
+
+def fashion_mnist(
+    split: Split = "train",
+    *,
+    root: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    download: bool = True,
+) -> ImageSet:
+    """Load Fashion-MNIST: 60,000 training or 10,000 test garments of shape (1, 28, 28), with labels 0 to 9.
+
+    Args:
+        split: ``train`` or ``test``.
+        root: folder that holds ``FashionMNIST/raw``; None is ``CVAE_DATA``, else the user's cache folder.
+        device: where the tensors go.
+        download: fetch what is missing or broken (31 MB); ``COURSE_OFFLINE=1`` forbids it.
+
+    Raises:
+        DataUnavailable: if the files are not there, whole, and cannot be fetched.
+        ValueError: if the split is unknown.
+
+    Source: Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747.
+    """
+    return _from_torchvision("FashionMNIST", "Fashion-MNIST", split, root, device, download)
+
+
+def strokes(
+    split: Split = "train",
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> ImageSet:
+    """Draw the built-in digits: no file, no network, and every image comes with the truth about it.
+
+    Args:
+        split: ``train`` (60,000) or ``test`` (10,000); the two share no image.
+        count: how many images, if not all.
+        seed: same seed, same images.
+        device: where they are drawn.
+
+    Returns:
+        A set with the attributes thickness, slant, size, x, y and brightness, and with ink masks.
+
+    Raises:
+        ValueError: if the split is unknown.
+    """
+    from cvae_lib.strokes import strokes as draw
+
+    _check_split(split)
+    truth = draw(split, count=count, seed=seed, device=device)._asdict()
+    images, labels, masks = (truth.pop(name) for name in ("images", "labels", "masks"))
+    return ImageSet(images, labels, "strokes", attributes=truth, masks=masks, classes=10)
+
+
+def digits(
+    split: Split = "train",
+    *,
+    root: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> ImageSet:
+    """Load MNIST or, where it cannot be had, the built-in strokes, which one printed line then announces.
+
+    A process that has failed once for a root neither waits for the network nor prints a second time.
+
+    Args:
+        split: ``train`` or ``test``.
+        root: see :func:`mnist`.
+        device: where the tensors go.
+
+    Raises:
+        ValueError: if the split is unknown.
+    """
+    attempt = (data_root(root), os.environ.get("COURSE_OFFLINE") != "1")
+    tried = attempt in _given_up
+    try:
+        return mnist(split, root=root, device=device, download=not tried)
+    except DataUnavailable as error:
+        if not tried:
+            print(f"No MNIST; using the built-in strokes. {error.cause}; to change that, {error.remedy}.")
+        _given_up.add(attempt)
+        return strokes(split, device=device)
+
+
+def _check_split(split: str) -> None:
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}.")
+
+
+def _from_torchvision(
+    kind: Literal["MNIST", "FashionMNIST"],
+    name: str,
+    split: Split,
+    root: str | Path | None,
+    device: str | torch.device,
+    download: bool,
+) -> ImageSet:
+    """Load a set through torchvision's class ``kind``, once every file is known to be whole."""
+    _check_split(split)
+    folder = data_root(root)
+    try:
+        from torchvision import datasets  # slow, and only needed here
+    except (ImportError, RuntimeError) as error:
+        remedy = "install a pair that fits with pip install --upgrade torch torchvision"
+        raise DataUnavailable(f"torchvision cannot be imported ({first_line(error)})", remedy) from error
+    reader = datasets.MNIST if kind == "MNIST" else datasets.FashionMNIST
+    source = Source(name, folder / kind / "raw", reader.mirrors, reader.resources)
+    refusal = None if download else "download=False forbids fetching it"
+    if os.environ.get("COURSE_OFFLINE") == "1":
+        refusal = "COURSE_OFFLINE=1 forbids fetching it"
+    ensure_whole(source, refusal)
+    try:
+        raw = reader(folder, train=split == "train", download=False)
+        images = ImageSet(raw.data.unsqueeze(1), raw.targets.long(), name, classes=10)
+    except Exception as error:
+        cause = f"{name} cannot be read from {source.folder.parent} ({first_line(error)})"
+        raise DataUnavailable(cause, "delete that folder and load the set again") from error
+    return images.to(device)

@@ -1,0 +1,221 @@
+"""The build: one way, loud where a source is wrong, and the same bytes twice."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import build
+import nbformat
+import pytest
+import running
+import sources
+from sources import SourceError, Target
+
+CHAPTER = '''
+# %% [markdown]
+# # 1. A title
+#
+# *What does a seed do?*
+#
+# {{ badges }} Takes {{ minutes }}.
+#
+# {{ chapter_map }}
+
+# %% tags=["install"]
+# {{ install }}
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+
+torch.manual_seed(1)
+x = torch.randn(50).cumsum(0)
+print(f"last {x[-1]:.3f}")
+print("a second", "line")
+
+# %%
+plt.plot(x)
+plt.show()
+'''.strip()
+
+EXERCISE = '''
+# %% [markdown]
+# # Exercises
+
+# %% nbgrader={"grade": false, "grade_id": "double", "schema_version": 3, "solution": true}
+def double(x):
+    """Return twice x."""
+    ### BEGIN SOLUTION
+    return 2 * x
+    ### END SOLUTION
+
+# %%
+half = ...
+### BEGIN SOLUTION
+half = 0.5
+### END SOLUTION
+
+# %%
+print(callable(double))
+### BEGIN HIDDEN TESTS
+assert double(2) == 4
+### END HIDDEN TESTS
+'''.strip()
+
+README = "# Course\n\n<!-- chapter-map -->\n<!-- /chapter-map -->\n"
+
+
+@pytest.fixture
+def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small course with one chapter and one exercise, in a folder with a space in its name."""
+    monkeypatch.delenv("COURSE_PROFILE", raising=False)
+    root = tmp_path / "a course"
+    for room, text in (("notebooks", CHAPTER), ("exercises", EXERCISE)):
+        (root / "authoring" / room).mkdir(parents=True)
+        (root / "authoring" / room / "01_seed.py").write_text(text)
+    (root / "README.md").write_text(README)
+    (root / "pyproject.toml").write_text('[tool.course]\nrepository = ""\nref = "main"\n')
+    return root
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace `old`, which must be there, in the file at `path`."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_twice_gives_the_same_bytes_and_check_agrees(course: Path) -> None:
+    assert len(build.check(course)) == 4  # three notebooks never built, and README's map
+    digests = []
+    for _ in range(2):
+        assert build.build([], course, measure=False, root=course) == 0
+        paths = [course / target.name for target in sources.targets(course)] + [course / "README.md"]
+        digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+    assert digests[0] == digests[1]
+    assert build.check(course) == []
+
+    notebook = nbformat.read(course / "notebooks" / "01_seed.ipynb", as_version=4)
+    assert notebook.metadata == {"kernelspec": sources.KERNEL}
+    assert [cell.id for cell in notebook.cells] == [
+        hashlib.sha256(f"01_seed:{index}".encode()).hexdigest()[:8] for index in range(4)
+    ]
+    assert "Takes not measured yet" in notebook.cells[0].source
+    row = "| [1. A title](01_seed.ipynb) | What does a seed do? | not measured yet |"
+    assert row in notebook.cells[0].source
+    assert "importlib" in notebook.cells[1].source
+    assert [output.output_type for output in notebook.cells[2].outputs] == ["stream"]
+    assert "image/png" in notebook.cells[3].outputs[0].data
+    assert "[1. A title](notebooks/01_seed.ipynb)" in (course / "README.md").read_text()
+
+    blank = nbformat.read(course / "exercises" / "01_seed.ipynb", as_version=4)
+    assert blank.cells[1].metadata.nbgrader.grade_id == "double"
+    assert all(not cell.get("outputs") for cell in blank.cells)
+
+    _each_tampering_is_named(course)
+
+
+def _each_tampering_is_named(course: Path) -> None:
+    """Change one thing at a time in what was built, and see `check` say which."""
+    chapter, blank = course / "notebooks" / "01_seed.ipynb", course / "exercises" / "01_seed.ipynb"
+    whole = {path: path.read_bytes() for path in (chapter, blank, course / "README.md")}
+
+    def complaint(path: Path, old: str, new: str) -> str:
+        edit(path, old, new)
+        (line,) = build.check(course)
+        path.write_bytes(whole[path])
+        return line
+
+    assert "code cell 2 differs" in complaint(chapter, "manual_seed(1)", "manual_seed(2)")
+    assert "cell 1 differs" in complaint(chapter, "A title", "Another title")
+    assert "never run" in complaint(chapter, '"execution_count": 2', '"execution_count": null')
+    assert "memory address" in complaint(chapter, "a second line", "<object at 0x7f00deadbeef>")
+    assert "progress bar" in complaint(chapter, "a second line", "epoch 3:  40%|####")
+    assert "metadata" in complaint(chapter, '"kernelspec": {', '"language_info": {},\n  "kernelspec": {')
+    assert "no outputs" in complaint(blank, '"execution_count": null', '"execution_count": 1')
+    assert "chapter map" in complaint(course / "README.md", "What does", "What did")
+    (course / "notebooks" / "02_alone.ipynb").write_bytes(whole[chapter])
+    assert build.check(course) == ["notebooks/02_alone.ipynb: has no source under authoring/"]
+    (course / "notebooks" / "02_alone.ipynb").unlink()
+
+    edit(course / "authoring" / "notebooks" / "01_seed.py", "a seed do?", "a seed change?")
+    assert len(build.check(course)) == 2
+    assert build.refresh(course, course) == []
+    assert build.check(course) == []
+
+
+def test_a_cell_that_raises_leaves_the_old_notebook(course: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    old = course / "notebooks" / "01_seed.ipynb"
+    old.parent.mkdir()
+    old.write_text(build.rendered(sources.expected(Target("notebooks", "01_seed", course))))
+    before = old.read_bytes()
+    source = course / "authoring" / "notebooks" / "01_seed.py"
+    start = CHAPTER.split("# %%\nimport matplotlib")[0]
+    source.write_text(start + "# %%\nraise OSError('no digits')")
+    (course / "authoring" / "exercises" / "01_seed.py").unlink()
+    assert build.build(["01_seed"], course, measure=False, root=course) == 1
+    assert "notebooks/01_seed.ipynb: cell 3 raises OSError: no digits" in capfd.readouterr().err
+    assert old.read_bytes() == before
+
+
+def test_the_fast_profile_is_never_published(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COURSE_PROFILE", "fast")
+    assert build.build([], course, measure=False, root=course) == 1
+    assert not (course / "notebooks").exists()
+
+
+def test_blank_and_solution_from_one_source(course: Path) -> None:
+    blank = sources.expected(Target("exercises", "01_seed", course))
+    solution = sources.expected(Target("solutions", "01_seed", course))
+    assert blank.cells[1].source.endswith('twice x."""\n    raise NotImplementedError("your code here")')
+    assert blank.cells[2].source == "half = ...\n# your code here"
+    assert solution.cells[1].source.endswith("    return 2 * x")
+    assert solution.cells[2].source == "half = ...\nhalf = 0.5"
+    for notebook in (blank, solution):
+        assert notebook.cells[3].source == "print(callable(double))"
+        assert not any("###" in cell.source for cell in notebook.cells)
+    assert "nbgrader" not in solution.cells[1].metadata
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("### BEGIN SOLUTION\nx = 1", "never closed"),
+        ("x = 1\n### END SOLUTION", "never opened"),
+        ("### BEGIN SOLUTION\n### BEGIN SOLUTION\n### END SOLUTION", "still open"),
+        ("### BEGIN SOLUTION\n### BEGIN HIDDEN TESTS\n### END HIDDEN TESTS\n### END SOLUTION", "still open"),
+        ("### BEGIN SOLUTION\n### END HIDDEN TESTS", "still open"),
+        ("### BEGIN SOLUTIONS\n### END SOLUTIONS", "write markers as"),
+        ("x = 1  ### BEGIN SOLUTION\n### END SOLUTION", "write markers as"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["exercises", "solutions"])
+def test_markers_that_do_not_pair_up_are_refused(source: str, message: str, kind: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        sources.without_marked(source, kind, "somewhere")
+
+
+def test_the_one_setting_gives_badges_and_install_source(course: Path) -> None:
+    target = Target("notebooks", "01_seed", course)
+    assert "appear here once" in sources.expected(target).cells[0].source
+    (course / "pyproject.toml").write_text('[tool.course]\nrepository = "someone/a-course"\nref = "v1"\n')
+    notebook = sources.expected(target)
+    assert "/v2/gh/someone/a-course/v1?urlpath=lab/tree/notebooks/01_seed.ipynb" in notebook.cells[0].source
+    assert "/github/someone/a-course/blob/v1/notebooks/01_seed.ipynb" in notebook.cells[0].source
+    assert "git+https://github.com/someone/a-course@v1" in notebook.cells[1].source
+
+
+def test_minutes_come_from_the_measurement(course: Path) -> None:
+    run = running.Run(seconds=130.0, peak_mb=900)
+    build._record(Target("notebooks", "01_seed", course), run)
+    assert sources.minutes(course, "notebooks/01_seed.ipynb") == "3 minutes"
+    stored = json.loads((course / "authoring" / "measured.json").read_text())
+    assert stored == {"notebooks/01_seed.ipynb": {"minutes": 2.17, "peak_mb": 900}}
+
+
+def test_unknown_names_are_refused(course: Path) -> None:
+    with pytest.raises(SourceError, match="no source is called 07_none"):
+        sources.targets(course, ["07_none"])
+    edit(course / "authoring" / "notebooks" / "01_seed.py", "{{ minutes }}", "{{ hours }}")
+    with pytest.raises(SourceError, match="no placeholder"):
+        sources.expected(Target("notebooks", "01_seed", course))

@@ -1,0 +1,230 @@
+"""Gates on the repository as a whole: in step, floors, import, no addresses, and how a notebook reads."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import build
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FLOORS = [
+    "course", "strokes", "data", "conditions", "conditioning", "networks", "priors", "model", "objective",
+    "training", "evaluation", "plots", "widgets", "pretrained", "checks",
+]
+# Parts of a floor that are files of their own, to keep files short, or folders of what it reads.
+PARTS = {"_skeletons": "strokes", "_download": "data", "_imageset": "data", "records": "pretrained"}
+TOP = {"__init__", "__main__"}  # the package's own name, and the command that stands on every floor
+
+LIBRARY = sorted((ROOT / "cvae_lib").rglob("*.py"))
+ROOMS = ("notebooks", "exercises", "solutions")
+NOTEBOOKS = [path for room in ROOMS for path in sorted((ROOT / room).glob("*.ipynb"))]
+EXECUTED = [path for path in NOTEBOOKS if path.parent.name != "exercises"]
+
+
+def name(path: Path) -> str:
+    """Return a path as it reads from the top of the repository."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_notebooks_are_in_step_with_their_sources() -> None:
+    assert build.check() == []
+
+
+# --- the library's floors -----------------------------------------------------------------------------------
+
+
+def floor(path: Path) -> str:
+    """Return the floor a file of the library belongs to."""
+    first = path.relative_to(ROOT / "cvae_lib").parts[0].removesuffix(".py")
+    return PARTS.get(first, first)
+
+
+def imported(path: Path) -> set[str]:
+    """Return the floors that a file imports from, wherever in the file it does."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)} imports relatively; write the full name, from cvae_lib"
+            modules = [f"{node.module}.{alias.name}" if node.module == "cvae_lib" else str(node.module)
+                       for alias in node.names]
+        else:
+            continue
+        found |= {module.split(".")[1] for module in modules if module.startswith("cvae_lib.")}
+    return {PARTS.get(module, module) for module in found}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name)
+def test_each_file_imports_only_from_floors_below_its_own(path: Path) -> None:
+    own = floor(path)
+    if own in TOP:
+        return
+    assert own in FLOORS, f"{name(path)} belongs to no floor; if it is part of one, say so in PARTS"
+    allowed = set(FLOORS[: FLOORS.index(own) + 1])
+    assert imported(path) <= allowed, f"{own} may not know of {', '.join(sorted(imported(path) - allowed))}"
+
+
+@pytest.mark.parametrize("path", [*LIBRARY, *sorted((ROOT / "authoring").glob("*.py"))], ids=name)
+def test_no_file_is_longer_than_300_lines(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_importing_the_library_does_not_load_pictures_or_notebooks() -> None:
+    script = (
+        "import sys, cvae_lib, cvae_lib.model, cvae_lib.objective; "
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    loaded = set(subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).split())
+    assert "torch" in loaded
+    assert not loaded & {"torchvision", "matplotlib", "PIL", "IPython", "ipywidgets", "jupyterlab"}
+
+
+def test_shape_annotations_are_checked_while_testing() -> None:
+    from cvae_lib import objective, strokes
+
+    for module in (objective, strokes):
+        assert type(module.__loader__).__module__.startswith("jaxtyping"), f"{module.__name__} is not checked"
+
+
+# --- nothing that only this machine understands -------------------------------------------------------------
+
+MACHINE = re.compile(r"(?<![\w.])/(?:work|root|home/\w+|Users/\w+)/|[A-Z]:\\Users\\")
+ADDRESS = re.compile(r"-(?:-extra)?-index-[u]rl|--find-[l]inks|https?://[^\s)\"']*/(?:simple|pypi)\b")
+
+
+def text_files() -> list[Path]:
+    """Return what git tracks or would add, without what cannot be read as text."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True
+    )
+    if listing.returncode:
+        pytest.skip("this is no git checkout, so there is no list of its files")
+    binary = {".png", ".npy", ".npz", ".pt", ".safetensors", ".gz"}
+    paths = (ROOT / line for line in listing.stdout.decode().split("\0") if line)
+    return [path for path in paths if path.is_file() and path.suffix not in binary]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("see /ho" "me/someone/x", True),
+        ('"/ro' 'ot/x"', True),
+        ("a/work/b", False),
+        ("pip install --extra-index" "-url x", True),
+        ("http://host/root/si" "mple", True),
+        ("https://pypi.org/project/x", False),
+    ],
+)
+def test_what_counts_as_an_address_of_this_machine(text: str, found: bool) -> None:
+    assert bool(MACHINE.search(text) or ADDRESS.search(text)) == found
+
+
+def test_no_file_holds_a_path_of_this_machine_or_a_registry_address() -> None:
+    found = []
+    for path in text_files():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if match := MACHINE.search(text) or ADDRESS.search(text):
+            found.append(f"{name(path)}: {match[0]}")
+    assert found == []
+
+
+# --- how a notebook reads -----------------------------------------------------------------------------------
+
+
+def every(paths: list[Path]) -> Any:
+    """Run a test once for each notebook, or skip it while there is none."""
+    none = [pytest.param(None, marks=pytest.mark.skip(reason="no notebook is built yet"))]
+    return pytest.mark.parametrize("path", paths or none, ids=name if paths else None)
+
+
+def read(path: Path) -> Any:
+    """Return the notebook at `path`."""
+    return nbformat.read(path, as_version=4)
+
+
+def prose(cell: Any) -> str:
+    """Return a markdown cell's text without its fenced and inline code."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", cell.source, flags=re.M | re.S))
+
+
+@every(EXECUTED)
+def test_every_picture_is_described_and_captioned(path: Path) -> None:
+    cells = read(path).cells
+    for number, cell in enumerate(cells, 1):
+        pictures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+        for picture in pictures:
+            alt = picture.metadata.get("image/png", {}).get("alt", "")
+            assert len(alt) > 20, f"cell {number}: the picture has no alt text"
+            assert alt in picture.data.get("text/plain", ""), f"cell {number}: text/plain lacks the alt text"
+        if pictures:
+            caption = cells[number].source if cells[number:] and cells[number].cell_type == "markdown" else ""
+            assert re.search(r"^\*Figure ", caption, re.M), f"cell {number}: no '*Figure ' in the cell below"
+
+
+@every(NOTEBOOKS)
+def test_headings_go_down_one_step_at_a_time(path: Path) -> None:
+    text = "\n".join(prose(cell) for cell in read(path).cells if cell.cell_type == "markdown")
+    levels = [len(marks) for marks in re.findall(r"^(#{1,6}) ", text, re.M)]
+    assert levels[:1] == [1] and levels.count(1) == 1, f"one title, and first: {levels}"
+    assert all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False)), levels
+
+
+@every(NOTEBOOKS)
+def test_a_notebook_is_light_and_its_cells_are_short(path: Path) -> None:
+    assert path.stat().st_size < 1_500_000
+    long = [len(cell.source.splitlines()) for cell in read(path).cells if cell.cell_type == "code"]
+    assert max(long, default=0) <= 25
+
+
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)[^)]*\)")
+
+
+def dead_links(text: str, folder: Path) -> list[str]:
+    """Return the links of a text that lead nowhere in the repository, and pictures without a word."""
+    anchors = {title.strip().replace(" ", "-") for title in re.findall(r"^#{1,6} (.*)$", text, re.M)}
+    anchors |= {anchor.lower() for anchor in anchors}
+    dead = []
+    for picture, label, link in LINK.findall(text):
+        place, _, anchor = link.partition("#")
+        if picture and not label.strip():
+            dead.append(f"{link} has no alt text")
+        elif re.match(r"\w+:", link):
+            continue
+        elif (place and not (folder / place).exists()) or (not place and anchor not in anchors):
+            dead.append(f"{link} leads nowhere")
+    return dead
+
+
+@every(NOTEBOOKS)
+def test_links_in_notebooks_resolve(path: Path) -> None:
+    text = "\n\n".join(prose(cell) for cell in read(path).cells if cell.cell_type == "markdown")
+    assert dead_links(text, path.parent) == []
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) or [None], ids=str)
+def test_links_in_the_readme_resolve(path: Path | None) -> None:
+    if path is None:
+        pytest.skip("there is no README yet")
+    assert dead_links(path.read_text(encoding="utf-8"), ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("# A title\n[up](#A-title) [up](#a-title) [x](https://example.org/x)", 0),
+        ("[gone](nothing.md)", 1),
+        ("[gone](#nowhere)", 1),
+        ("![](here.md)", 1),
+        ("![words](here.md) [part](here.md#part)", 0),
+    ],
+)
+def test_what_counts_as_a_dead_link(text: str, count: int, tmp_path: Path) -> None:
+    (tmp_path / "here.md").write_text("")
+    assert len(dead_links(text, tmp_path)) == count

@@ -1,0 +1,101 @@
+"""Bundled checkpoints: what they claim holds, and a damaged one is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from cvae_lib import data, pretrained
+from cvae_lib.evaluation import accuracy
+from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.pretrained import CheckpointError
+
+
+@pytest.fixture
+def stored(tmp_path):
+    torch.manual_seed(0)
+    model = CVAE(CVAEConfig(num_classes=2, latent_dim=2, hidden=(3,)))
+    pretrained.round_to_half(model)
+    pretrained.save(model, "tiny", "cvae", {"architecture": model.config.as_dict()}, tmp_path)
+    return model, tmp_path
+
+
+def test_what_is_saved_comes_back_to_the_bit(stored):
+    model, folder = stored
+    again = pretrained.load_cvae("tiny", folder=folder)
+    assert again.config == model.config and not again.training
+    for ours, theirs in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-10], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
+def test_damaged_weights_are_refused(stored, damage):
+    path = stored[1] / "tiny.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match="checksum"):
+        pretrained.load_cvae("tiny", folder=stored[1])
+
+
+def test_missing_or_foreign_checkpoints_are_named(stored):
+    folder = stored[1]
+    with pytest.raises(CheckpointError, match=r"'nobody'; there are tiny"):
+        pretrained.card("nobody", folder)
+    with pytest.raises(CheckpointError, match="holds a cvae, not a judge"):
+        pretrained.load_judge("tiny", folder=folder)
+    (folder / "tiny.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        pretrained.load_cvae("tiny", folder=folder)
+    (folder / "tiny.json").write_text("{")
+    with pytest.raises(CheckpointError, match="JSON"):
+        pretrained.card("tiny", folder)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "weights"
+    pretrained.write_atomically(path, b"old")
+    monkeypatch.setattr("os.fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError):
+        pretrained.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["weights"]
+
+
+def test_bundled_checkpoints_are_small_and_carded():
+    names = pretrained.available()
+    assert {"mnist-cvae", "mnist-judge", "strokes-judge"} <= set(names)
+    sizes = {name: (pretrained.WEIGHTS / f"{name}.safetensors").stat().st_size for name in names}
+    assert sizes["mnist-cvae"] <= 3 * 2**20 and sum(sizes.values()) <= 15 * 2**20
+    for name in names:
+        card = pretrained.card(name)
+        assert card["bytes"] == sizes[name]
+        assert card["data"]["licence"] and card["measured"]["protocol"] and len(card["sha256"]) == 64
+
+
+def test_two_hundred_drawings_of_each_digit_are_read_as_asked():
+    judge, model = pretrained.load_judge(), pretrained.load_cvae()
+    shares = []
+    for digit in range(10):
+        drawn = model.draw(torch.full((200,), digit), generator=torch.Generator().manual_seed(100 + digit))
+        shares.append(float((judge.read(drawn) == digit).float().mean()))
+    assert sum(shares) / 10 >= 0.98 and min(shares) >= 0.95, shares
+
+
+def test_the_strokes_judge_reads_strokes():
+    assert accuracy(pretrained.load_judge("strokes-judge"), data.strokes("test", count=1000)) > 0.97
+
+
+def test_the_mnist_judge_reads_mnist():
+    try:
+        test = data.mnist("test", download=False)
+    except data.DataUnavailable:
+        pytest.skip("MNIST is not on this machine")
+    claimed = pretrained.card("mnist-judge")["measured"]["accuracy"]
+    measured = accuracy(pretrained.load_judge(), test)
+    assert measured > 0.985 and measured == pytest.approx(claimed, abs=0.001)
+
+
+def test_the_card_of_another_place_can_be_read(tmp_path):
+    for end in ("json", "safetensors"):
+        shutil.copy(pretrained.WEIGHTS / f"mnist-cvae.{end}", tmp_path)
+    assert json.loads((tmp_path / "mnist-cvae.json").read_text()) == pretrained.card("mnist-cvae", tmp_path)
+    assert pretrained.load_cvae(folder=tmp_path).num_parameters() > 1e6
