@@ -19,7 +19,7 @@ MARKER = re.compile(r"^\s*### (BEGIN|END) (SOLUTION|HIDDEN TESTS)\s*$")
 MAP_BEGIN, MAP_END = "<!-- chapter-map -->", "<!-- /chapter-map -->"
 BADGES_BEGIN, BADGES_END = "<!-- badges -->", "<!-- /badges -->"
 
-INSTALL = '''
+INSTALL = """
 # Colab starts without the course library. This fetches it, and leaves the torch that is there alone.
 import importlib.util
 import os
@@ -36,7 +36,7 @@ if importlib.util.find_spec("cvae_lib") is None:
         subprocess.run([*pip, *small], check=True)
     subprocess.run([*pip, "--no-deps", source], check=True)
     importlib.invalidate_caches()
-'''.strip()
+""".strip()
 
 
 class SourceError(ValueError):

@@ -45,21 +45,26 @@ def mnist_cvae() -> None:
     likelihood = log_likelihood(model, test, samples=100, precision="float32")
     control = control_accuracy(model, pretrained.load_judge("mnist-judge"), count=10_000)
     print(f"log p(x|y) {likelihood}; control {control}")
-    pretrained.save(model, "mnist-cvae", "cvae", {
-        "what": "class-conditional VAE of MNIST digits, standard normal prior, Bernoulli pixels",
-        "data": provenance(train, MNIST_LICENCE),
-        "architecture": dataclasses.asdict(model.config),
-        "training": {**CVAE_TRAINING, "pixels": "stochastic", "precision": "bf16 products where native"},
-        "measured": {
-            "protocol": "10,000 MNIST test images, binarised once with seed 0; importance sampling, K = 100, "
-                        "float32; control: 1,000 prior samples per digit read by mnist-judge",
-            "conditional_nll_nats": round(-likelihood.mean, 3),
-            "standard_error_nats": round(likelihood.standard_error, 3),
-            "control_accuracy": round(control.accuracy, 4),
-            "control_accuracy_per_digit": [round(float(share), 3) for share in control.per_class],
+    pretrained.save(
+        model,
+        "mnist-cvae",
+        "cvae",
+        {
+            "what": "class-conditional VAE of MNIST digits, standard normal prior, Bernoulli pixels",
+            "data": provenance(train, MNIST_LICENCE),
+            "architecture": dataclasses.asdict(model.config),
+            "training": {**CVAE_TRAINING, "pixels": "stochastic", "precision": "bf16 products where native"},
+            "measured": {
+                "protocol": "10,000 MNIST test images, binarised once with seed 0; importance sampling, K = 100, "
+                "float32; control: 1,000 prior samples per digit read by mnist-judge",
+                "conditional_nll_nats": round(-likelihood.mean, 3),
+                "standard_error_nats": round(likelihood.standard_error, 3),
+                "control_accuracy": round(control.accuracy, 4),
+                "control_accuracy_per_digit": [round(float(share), 3) for share in control.per_class],
+            },
+            "versions": versions(),
         },
-        "versions": versions(),
-    })
+    )
 
 
 def judge(images: Callable[..., data.ImageSet], name: str, licence: str) -> None:
@@ -69,14 +74,19 @@ def judge(images: Callable[..., data.ImageSet], name: str, licence: str) -> None
     pretrained.round_to_half(model)
     share = accuracy(model, test)
     print(f"{name}: accuracy {share:.4f}")
-    pretrained.save(model, name, "judge", {
-        "what": f"convolutional classifier of {train.name} digits, used to read generated images",
-        "data": provenance(train, licence),
-        "architecture": {"classes": model.classes},
-        "training": JUDGE_TRAINING,
-        "measured": {"protocol": "10,000 grey test images", "accuracy": round(share, 4)},
-        "versions": versions(),
-    })
+    pretrained.save(
+        model,
+        name,
+        "judge",
+        {
+            "what": f"convolutional classifier of {train.name} digits, used to read generated images",
+            "data": provenance(train, licence),
+            "architecture": {"classes": model.classes},
+            "training": JUDGE_TRAINING,
+            "measured": {"protocol": "10,000 grey test images", "accuracy": round(share, 4)},
+            "versions": versions(),
+        },
+    )
 
 
 TRAIN = {

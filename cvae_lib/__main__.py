@@ -46,8 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("digit", type=_digit, help="0 to 9")
     draw.add_argument("--count", type=_count, default=10, help="how many (default 10)")
     draw.add_argument("--seed", type=_seed, default=0, help="same seed, same drawings (default 0)")
-    draw.add_argument("--out", type=_out, help="FILE.png, a grid; FILE.npy, an array (count, 28, 28) in [0, 1]; "
-                                               "default: digit.png, e.g. 7.png")
+    draw.add_argument(
+        "--out",
+        type=_out,
+        help="FILE.png, a grid; FILE.npy, an array (count, 28, 28) in [0, 1]; default: digit.png, e.g. 7.png",
+    )
     return parser
 
 
@@ -62,8 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         model = load_cvae()
-        images = model.draw(torch.full((options.count,), options.digit),
-                            generator=torch.Generator().manual_seed(options.seed))
+        images = model.draw(
+            torch.full((options.count,), options.digit), generator=torch.Generator().manual_seed(options.seed)
+        )
         write_atomically(out, _encoded(images, options.digit, out.suffix))
     except (OSError, CheckpointError) as error:
         reason = f"cannot write {out}: {error.strerror}" if isinstance(error, OSError) else str(error)
@@ -73,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _encoded(images: "torch.Tensor", digit: int, suffix: str) -> bytes:  # type: ignore[name-defined]  # noqa: F821
+def _encoded(images: "torch.Tensor", digit: int, suffix: str) -> bytes:  # type: ignore[name-defined]
     if suffix == ".png":
         from cvae_lib.plots import digit_grid
 

@@ -23,9 +23,7 @@ class Batch(NamedTuple):
     index: Int64[Tensor, " b"]  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
-def binarise(
-    levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None = None
-) -> Float[Tensor, "*shape"]:
+def binarise(levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
     r"""Draw every pixel as 0 or 1, with its grey level as the probability of 1: p = v / 255.
 
     On the CPU a pixel is 1 where a uniform 16-bit integer u in {0, ..., 65535} is below 257 v, so that
@@ -47,9 +45,7 @@ def binarise(
     return draw(levels, generator)
 
 
-def _from_integers(
-    levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None
-) -> Float[Tensor, "*shape"]:
+def _from_integers(levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None) -> Float[Tensor, "*shape"]:
     count = levels.numel()
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     u16 = bits.view(torch.int16)[:count].view(levels.shape).clamp_(max=32766)
@@ -58,9 +54,7 @@ def _from_integers(
     return torch.lt(u16, threshold, out=torch.empty(levels.shape))  # straight to float: casting bools is slow
 
 
-def _from_floats(
-    levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None
-) -> Float[Tensor, "*shape"]:
+def _from_floats(levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None) -> Float[Tensor, "*shape"]:
     u = torch.rand(levels.shape, generator=generator, device=levels.device)
     return (u.mul_(255) < levels).float()
 

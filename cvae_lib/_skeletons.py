@@ -12,7 +12,7 @@ SIDE = 28  # pixels; a position is a pixel index, so the picture's centre lies a
 CENTRE = (SIDE - 1) / 2
 MARGIN = 2.0  # pixels the average pen stays away from each edge of the picture
 WARPS = 6  # ways in which the page bends under the pen
-SEGMENTS = 40  # straight pieces per digit: the longest path then bends about every 1.4 pixels
+SEGMENTS = 32  # straight pieces per digit: the longest path then bends about every 1.7 pixels
 
 Point = tuple[float, float]
 Way = tuple[float, tuple[tuple[Point, ...], ...]]  # how often this way of writing occurs, its strokes
@@ -181,8 +181,8 @@ def shaken(points: Float[Tensor, "n k 2"], normal: Float[Tensor, "n r"]) -> Floa
 
 def _mass(path: Float[Tensor, "n 2 s 2"], pressure: Float[Tensor, "n s"]) -> Float[Tensor, "n s 1"]:
     """Share of the ink in each straight piece: its length times its width."""
-    ink = path.diff(dim=1)[:, 0].norm(dim=2) * pressure
-    return (ink / ink.sum(1, keepdim=True))[..., None]
+    ink: Tensor = torch.linalg.vector_norm(path[:, 1] - path[:, 0], dim=2) * pressure
+    return (ink / ink.sum(1, keepdim=True)).unsqueeze(2)
 
 
 def path_slant(path: Float[Tensor, "n 2 s 2"], pressure: Float[Tensor, "n s"]) -> Float[Tensor, "n"]:
@@ -191,7 +191,7 @@ def path_slant(path: Float[Tensor, "n 2 s 2"], pressure: Float[Tensor, "n s"]) -
     middle, step = path.mean(1), path[:, 1] - path[:, 0]
     middle = middle - (mass * middle).sum(1, keepdim=True)
     moments = (mass * (middle * middle[..., 1:] + step * step[..., 1:] / 12)).sum(1)
-    return moments[:, 0].neg().div(moments[:, 1])
+    return -moments[:, 0] / moments[:, 1]
 
 
 def fitted(
@@ -213,7 +213,7 @@ def fitted(
         missing = slant - path_slant(torch.stack((x, y), 3), pressure)
         x = x - missing[:, None, None] * y
     path = torch.stack((x, y), 3)
-    length = path.diff(dim=1)[:, 0].norm(dim=2)
+    length = torch.linalg.vector_norm(path[:, 1] - path[:, 0], dim=2)
     return path, pressure / ((length * pressure).sum(1) / length.sum(1))[:, None]
 
 
@@ -222,10 +222,10 @@ def placed(
     pressure: Float[Tensor, "n s"],
     thickness: Float[Tensor, "n"],
     wanted: Float[Tensor, "n 2"],
-) -> tuple[Float[Tensor, "n 2 s 2"], Float[Tensor, "n 2"]]:
-    """Move the centre of mass to its place, or as near as the margins allow; say where it came to lie."""
+) -> Float[Tensor, "n 2 s 2"]:
+    """Move the centre of mass to its place, counted from the picture's, or as near as the margins allow."""
     path = path - (_mass(path, pressure) * path.mean(1)).sum(1)[:, None, None]
     reach = (SIDE / 2 - MARGIN - thickness / 2)[:, None]
     lowest, highest = -reach - path.amin((1, 2)), reach - path.amax((1, 2))
     at = torch.where(lowest > highest, (lowest + highest) / 2, wanted.clamp(lowest, highest))
-    return path + at[:, None, None] + CENTRE, at
+    return path + at[:, None, None] + CENTRE

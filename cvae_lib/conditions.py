@@ -49,7 +49,9 @@ class LabelCondition(nn.Module):
         # One comparison serves as encoding, and leaves -1 as a row of zeros without a branch.
         rows = y[:, None] == torch.arange(self.dim, device=y.device)  # (B, num_classes)
         # Asking a GPU for a value would make it wait, so there only the one-hot rows themselves can tell.
-        if y.device.type == "cpu" and y.numel() and not (MISSING <= int(y.min()) and int(y.max()) < self.dim):
-            raise ValueError(f"Labels must lie in 0..{self.dim - 1} (or -1 for missing), "
-                             f"but run from {int(y.min())} to {int(y.max())}.")
+        if y.device.type == "cpu" and y.numel() and not (int(y.min()) >= MISSING and int(y.max()) < self.dim):
+            raise ValueError(
+                f"Labels must lie in 0..{self.dim - 1} (or -1 for missing), "
+                f"but run from {int(y.min())} to {int(y.max())}."
+            )
         return rows.float()

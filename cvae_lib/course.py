@@ -29,8 +29,10 @@ def profile() -> Profile:
         ValueError: if ``COURSE_PROFILE`` is set to anything else.
     """
     value = os.environ.get("COURSE_PROFILE", "full")
-    if value == "full" or value == "fast":
-        return value
+    if value == "full":
+        return "full"
+    if value == "fast":
+        return "fast"
     raise ValueError(f"COURSE_PROFILE must be 'full' or 'fast', not {value!r}.")
 
 
@@ -131,10 +133,7 @@ def _python() -> Finding:
 
 def _device() -> Finding:
     device = pick_device()
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = device.type.upper()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     speed = "native bfloat16" if has_native_bf16(device) else "float32"
     return Finding("device", f"{name}, {speed}")
 
@@ -148,8 +147,11 @@ def _data(root: Path) -> Finding:
     free = shutil.disk_usage(next(p for p in (root, *root.parents) if p.exists())).free / 2**20
     if free < 100:
         return Finding("MNIST", "not on disk", f"Free some space: it needs 70 MB and {free:.0f} MB are left.")
-    return Finding("MNIST", "not on disk; it is downloaded once when first asked for (11 MB), "
-                            "and without a network the built-in strokes stand in")
+    return Finding(
+        "MNIST",
+        "not on disk; it is downloaded once when first asked for (11 MB), "
+        "and without a network the built-in strokes stand in",
+    )
 
 
 def _widgets() -> Finding:
@@ -161,12 +163,14 @@ def _widgets() -> Finding:
 def report(root: str | Path | None = None) -> Report:
     """Look at Python, torch, the device, cores, data and widgets, and say what to do where one falls short."""
     cores = os.cpu_count() or 1
-    return Report((
-        _python(),
-        Finding("torch", torch.__version__),
-        _device(),
-        Finding("cores", f"{cores}, of which torch uses {torch.get_num_threads()}"),
-        _data(data_root(root)),
-        _widgets(),
-        Finding("profile", profile()),
-    ))
+    return Report(
+        (
+            _python(),
+            Finding("torch", torch.__version__),
+            _device(),
+            Finding("cores", f"{cores}, of which torch uses {torch.get_num_threads()}"),
+            _data(data_root(root)),
+            _widgets(),
+            Finding("profile", profile()),
+        )
+    )

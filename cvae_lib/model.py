@@ -21,6 +21,11 @@ from cvae_lib.networks import MLPDecoder, MLPEncoder
 from cvae_lib.priors import StandardNormal
 
 
+def _at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Undo autocast's half precision: variances and logarithms need the digits."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 @dataclasses.dataclass(frozen=True)
 class CVAEConfig:
     """The settings of a CVAE; plain values, so that a checkpoint can carry them as JSON.
@@ -56,9 +61,11 @@ class CVAEConfig:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := set(values) - known:
-            raise ValueError(f"Unknown model settings: {', '.join(sorted(unknown))}; known are "
-                             f"{', '.join(sorted(known))}.")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+            raise ValueError(
+                f"Unknown model settings: {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}."
+            )
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)
 
 
 class CVAE(nn.Module):
@@ -75,8 +82,12 @@ class CVAE(nn.Module):
         self.config = config = config or CVAEConfig()
         self.condition: LabelCondition | NoCondition
         self.condition = LabelCondition(config.num_classes) if config.num_classes else NoCondition()
-        slot = {"condition_dim": self.condition.dim, "how": config.how, "where": config.where,
-                "dropout": config.dropout}
+        slot = {
+            "condition_dim": self.condition.dim,
+            "how": config.how,
+            "where": config.where,
+            "dropout": config.dropout,
+        }
         self.encoder = MLPEncoder(config.image_shape, config.hidden, config.latent_dim, **slot)  # type: ignore[arg-type]
         self.decoder = MLPDecoder(config.latent_dim, config.hidden[::-1], config.image_shape, **slot)  # type: ignore[arg-type]
         self.latent_prior = StandardNormal(config.latent_dim)
@@ -91,12 +102,15 @@ class CVAE(nn.Module):
         """Whether the model takes a y."""
         return self.condition.dim > 0
 
+    def _read(self, y: Int64[Tensor, " b"] | None) -> Float[Tensor, "b c"] | None:
+        c = self.condition(y)
+        return None if c is None else c.to(next(self.parameters()).dtype)
+
     def posterior(self, x: Float[Tensor, "b ch h w"], y: Int64[Tensor, " b"] | None = None) -> Independent:
         """Return q(z|x,y): event shape (D,), batch shape (B,)."""
-        mean, log_variance = self.encoder(x, self.condition(y))
-        # Distributions stay in float32 under autocast: variances and logarithms need the digits.
-        scale = torch.exp(0.5 * log_variance.float())
-        return Independent(Normal(mean.float(), scale, validate_args=False), 1, validate_args=False)
+        mean, log_variance = self.encoder(x, self._read(y))
+        scale = torch.exp(0.5 * _at_least_float32(log_variance))
+        return Independent(Normal(_at_least_float32(mean), scale, validate_args=False), 1, validate_args=False)
 
     def prior(self, y: Int64[Tensor, " b"] | None = None, batch: int | None = None) -> Independent:
         """Return p(z|y): event shape (D,), batch shape (B,), where B is len(y), or ``batch`` for a VAE.
@@ -108,7 +122,7 @@ class CVAE(nn.Module):
             if y is None:
                 raise ValueError("Say how many: pass y, or batch=... for a model without a condition.")
             batch = len(y)
-        distribution: Independent = self.latent_prior(self.condition(y), batch)
+        distribution: Independent = self.latent_prior(self._read(y), batch)
         return distribution
 
     def likelihood(self, z: Float[Tensor, "*k b d"], y: Int64[Tensor, " b"] | None = None) -> Independent:
@@ -116,16 +130,22 @@ class CVAE(nn.Module):
 
         z may carry leading axes, e.g. (K, B, D) for K samples each; y always has length B.
         """
-        c = self.condition(y)
+        c = self._read(y)
         flat = z.reshape(-1, z.shape[-1])  # (K*B, D)
         if c is not None:
             c = c.expand(*z.shape[:-1], c.shape[-1]).reshape(len(flat), -1)  # (K*B, C)
-        logits = self.decoder(flat, c).float().unflatten(0, z.shape[:-1])  # (K, B, channels, H, W)
+        logits = _at_least_float32(self.decoder(flat, c)).unflatten(0, z.shape[:-1])  # (K, B, channels, H, W)
         return Independent(Bernoulli(logits=logits, validate_args=False), 3, validate_args=False)
 
     @torch.no_grad()
-    def draw(self, y: Int64[Tensor, " b"] | None = None, *, count: int | None = None, temperature: float = 1.0,
-             generator: torch.Generator | None = None) -> Float[Tensor, "b ch h w"]:
+    def draw(
+        self,
+        y: Int64[Tensor, " b"] | None = None,
+        *,
+        count: int | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b ch h w"]:
         r"""Draw images: :math:`z \sim p(z|y)`, then the pixel means of p(x|z,y), in [0, 1].
 
         Args:
@@ -141,8 +161,9 @@ class CVAE(nn.Module):
         return images
 
     @torch.no_grad()
-    def reconstruct(self, x: Float[Tensor, "b ch h w"], y: Int64[Tensor, " b"] | None = None
-                    ) -> Float[Tensor, "b ch h w"]:
+    def reconstruct(
+        self, x: Float[Tensor, "b ch h w"], y: Int64[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b ch h w"]:
         """Encode x, decode the posterior mean; return pixel means in [0, 1]."""
         images: Tensor = self.likelihood(self.posterior(x, y).mean, y).mean
         return images

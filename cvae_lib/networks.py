@@ -37,8 +37,17 @@ class MLP(nn.Module):
         ValueError: if ``where`` or ``how`` is unknown.
     """
 
-    def __init__(self, in_features: int, hidden: Sequence[int], out_features: int, *, condition_dim: int = 0,
-                 how: str = "concatenation", where: str = "first", dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        *,
+        condition_dim: int = 0,
+        how: str = "concatenation",
+        where: str = "first",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if where not in ("first", "every"):
             raise ValueError(f"The condition can enter at the 'first' block or at 'every' block, not {where!r}.")
@@ -68,24 +77,42 @@ class MLP(nn.Module):
 class MLPEncoder(nn.Module):
     """Read an image and a condition; return the mean and log-variance of q(z|x,y), shape (B, D) each."""
 
-    def __init__(self, image_shape: Sequence[int], hidden: Sequence[int], latent_dim: int, *,
-                 condition_dim: int = 0, how: str = "concatenation", where: str = "first",
-                 dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        hidden: Sequence[int],
+        latent_dim: int,
+        *,
+        condition_dim: int = 0,
+        how: str = "concatenation",
+        where: str = "first",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
-        self.net = MLP(math.prod(image_shape), hidden, 2 * latent_dim, condition_dim=condition_dim, how=how,
-                       where=where, dropout=dropout)
+        self.net = MLP(
+            math.prod(image_shape),
+            hidden,
+            2 * latent_dim,
+            condition_dim=condition_dim,
+            how=how,
+            where=where,
+            dropout=dropout,
+        )
 
-    def forward(self, x: Float[Tensor, "b ch h w"], c: Float[Tensor, "b c"] | None
-                ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+    def forward(
+        self, x: Float[Tensor, "b ch h w"], c: Float[Tensor, "b c"] | None
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
         """Return (mean, log-variance).
 
         Raises:
             ValueError: if the images have another shape than the encoder was made for.
         """
         if tuple(x.shape[1:]) != self.image_shape:
-            raise ValueError(f"The encoder expects images of shape (B, {', '.join(map(str, self.image_shape))}), "
-                             f"not {tuple(x.shape)}.")
+            raise ValueError(
+                f"The encoder expects images of shape (B, {', '.join(map(str, self.image_shape))}), "
+                f"not {tuple(x.shape)}."
+            )
         mean, raw = self.net(x.flatten(1), c).chunk(2, dim=1)
         return mean, bounded_log_variance(raw)
 
@@ -93,14 +120,30 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
     """Read a latent and a condition; return image-shaped parameters (logits), shape (B, channels, H, W)."""
 
-    def __init__(self, latent_dim: int, hidden: Sequence[int], image_shape: Sequence[int], *,
-                 condition_dim: int = 0, how: str = "concatenation", where: str = "first",
-                 dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        hidden: Sequence[int],
+        image_shape: Sequence[int],
+        *,
+        condition_dim: int = 0,
+        how: str = "concatenation",
+        where: str = "first",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
-        self.net = MLP(latent_dim, hidden, math.prod(image_shape), condition_dim=condition_dim, how=how,
-                       where=where, dropout=dropout)
+        self.net = MLP(
+            latent_dim,
+            hidden,
+            math.prod(image_shape),
+            condition_dim=condition_dim,
+            how=how,
+            where=where,
+            dropout=dropout,
+        )
 
     def forward(self, z: Float[Tensor, "b d"], c: Float[Tensor, "b c"] | None) -> Float[Tensor, "b ch h w"]:
         """Return the logits."""
-        return self.net(z, c).unflatten(1, self.image_shape)
+        logits: Tensor = self.net(z, c).unflatten(1, self.image_shape)
+        return logits

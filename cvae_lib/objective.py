@@ -61,8 +61,9 @@ def elbo_terms(model: CVAE, x: Float[Tensor, "b ch h w"], y: Int64[Tensor, " b"]
 
 
 @torch.no_grad()
-def log_importance_weights(model: CVAE, x: Float[Tensor, "b ch h w"], y: Int64[Tensor, " b"] | None,
-                           samples: int) -> Float[Tensor, "k b"]:
+def log_importance_weights(
+    model: CVAE, x: Float[Tensor, "b ch h w"], y: Int64[Tensor, " b"] | None, samples: int
+) -> Float[Tensor, "k b"]:
     r"""Return K log-weights per example, :math:`\log w_{kb} = \log p(x_b|z_{kb},y_b) + \log p(z_{kb}|y_b) -
     \log q(z_{kb}|x_b,y_b)` with :math:`z_{kb} \sim q(z|x_b,y_b)`, shape (K, B), nats.
 

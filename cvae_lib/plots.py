@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from cycler import cycler
 from jaxtyping import Float, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +16,14 @@ from torch import Tensor
 
 # Okabe and Ito's palette (2008), told apart with every common colour blindness, all legible on white.
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#000000",
+)
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -27,7 +35,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "legend.frameon": False,
 }
 DOTS_PER_INCH = 144
@@ -61,8 +69,9 @@ class Picture:
         """Write the picture to a PNG file."""
         Path(path).write_bytes(self.png())
 
-    def _repr_mimebundle_(self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-                          ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         data = {"image/png": self.png(), "text/plain": f"[figure] {self.alt}"}
         width, height = (round(side * DOTS_PER_INCH / 1.6) for side in self.figure.get_size_inches())
         return data, {"image/png": {"alt": self.alt, "width": width, "height": height}}
@@ -71,10 +80,11 @@ class Picture:
         return f"[figure] {self.alt}"
 
 
-def new_figure(width: float = 7.0, height: float = 3.2, columns: int = 1, rows: int = 1, **keywords: Any
-               ) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    width: float = 7.0, height: float = 3.2, columns: int = 1, rows: int = 1, **keywords: Any
+) -> tuple[Figure, list[Axes]]:
     """Return a figure in the course's style and its axes, row by row."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # its keys are ours
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **keywords)
     return figure, list(axes.flat)
@@ -88,14 +98,21 @@ def _mosaic(images: Float[Tensor, "n c h w"], columns: int, gap: int = 2) -> np.
     pixels = images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1)  # (n, H, W, channels)
     for index in range(n):
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
-        sheet[top:top + height, left:left + width] = pixels[index] if channels == 3 else 1 - pixels[index]
+        sheet[top : top + height, left : left + width] = pixels[index] if channels == 3 else 1 - pixels[index]
     result: np.ndarray = sheet.expand(-1, -1, 3).numpy()
     return result
 
 
-def digit_grid(images: Float[Tensor, "n c h w"], alt: str, *, columns: int = 10, title: str = "",
-               column_labels: Sequence[object] = (), row_labels: Sequence[object] = (), size: float = 0.62
-               ) -> Picture:
+def digit_grid(
+    images: Float[Tensor, "n c h w"],
+    alt: str,
+    *,
+    columns: int = 10,
+    title: str = "",
+    column_labels: Sequence[object] = (),
+    row_labels: Sequence[object] = (),
+    size: float = 0.62,
+) -> Picture:
     """Show images in a grid, row by row; grey ones as dark ink on white paper.
 
     Args:
@@ -127,8 +144,15 @@ def digit_grid(images: Float[Tensor, "n c h w"], alt: str, *, columns: int = 10,
     return Picture(figure, alt)
 
 
-def curves(series: Mapping[str, Sequence[float]], alt: str, *, x: Sequence[float] | None = None, x_label: str = "",
-           y_label: str = "", title: str = "") -> Picture:
+def curves(
+    series: Mapping[str, Sequence[float]],
+    alt: str,
+    *,
+    x: Sequence[float] | None = None,
+    x_label: str = "",
+    y_label: str = "",
+    title: str = "",
+) -> Picture:
     """Show one line per series, told apart by colour and by marker.
 
     Args:
@@ -137,8 +161,15 @@ def curves(series: Mapping[str, Sequence[float]], alt: str, *, x: Sequence[float
     figure, (axes,) = new_figure()
     for (name, values), colour, marker in zip(series.items(), COLOURS, MARKERS, strict=False):
         across = list(x) if x is not None else list(range(1, len(values) + 1))
-        axes.plot(across, list(values), color=colour, marker=marker, markevery=max(1, len(values) // 8),
-                  markersize=5, label=name)
+        axes.plot(
+            across,
+            list(values),
+            color=colour,
+            marker=marker,
+            markevery=max(1, len(values) // 8),
+            markersize=5,
+            label=name,
+        )
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
     axes.legend()
     return Picture(figure, alt)

@@ -53,11 +53,14 @@ def _load(name: str, kind: str, folder: Path) -> tuple[dict[str, Any], dict[str,
     try:
         data = (folder / f"{name}.safetensors").read_bytes()
     except OSError as error:
-        raise CheckpointError(f"The weights of {name!r} cannot be read ({error.strerror}); "
-                              "install the library again.") from error
+        raise CheckpointError(
+            f"The weights of {name!r} cannot be read ({error.strerror}); install the library again."
+        ) from error
     if hashlib.sha256(data).hexdigest() != contents.get("sha256"):
-        raise CheckpointError(f"The weights of {name!r} differ from their card's checksum, so they were cut short or "
-                              "changed; install the library again.")
+        raise CheckpointError(
+            f"The weights of {name!r} differ from their card's checksum, so they were cut short or "
+            "changed; install the library again."
+        )
     weights = safetensors.torch.load(data)
     return contents, {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
@@ -110,8 +113,14 @@ def save(model: nn.Module, name: str, kind: str, facts: dict[str, Any], folder: 
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     weights = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
     data = safetensors.torch.save(weights)
-    contents = {"name": name, "kind": kind, **facts, "stored_as": "float16", "bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest()}
+    contents = {
+        "name": name,
+        "kind": kind,
+        **facts,
+        "stored_as": "float16",
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
     write_atomically(folder / f"{name}.safetensors", data)
     write_atomically(folder / f"{name}.json", (json.dumps(contents, indent=2) + "\n").encode())
 

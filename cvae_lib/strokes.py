@@ -2,7 +2,8 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8
 from torch import Tensor
 
-from cvae_lib._skeletons import SEGMENTS, SIDE, WARPS, fitted, placed, shaken, skeletons
+from cvae_lib._skeletons import CENTRE, SEGMENTS, SIDE, WARPS, fitted, placed, shaken, skeletons
 
 CHUNK = 64  # pictures drawn at once: the working set stays inside a processor's cache
 
@@ -80,13 +81,13 @@ def draw(
     r"""Write these digits, each by a hand of its own; an attribute that is given is obeyed, not sampled.
 
     A digit is a pen path $p(s)$ with pen radius $r(s)$, on average $\bar r$. Its ink at pixel $u$ is
-    $b\,\sigma(u)\,(1 + \text{noise}\cdot\varepsilon_u)$, with grain $\varepsilon_u$ of variance 1 and coverage
+    $b\,\sigma(u)\,(1 + \text{noise}\cdot\varepsilon_u)$, grain $\varepsilon_u$ of variance 1 and coverage
     $\sigma(u) = \operatorname{clip}(\tfrac12 + (1 - \min_s |u - p(s)|/r(s))\,\bar r/e,\,0,\,1)$, its soft
     edge $e$ about a pixel wide. Before shearing, every path is brought upright by its own second moments.
 
     The same `seed` gives the same hands, so "the same digit, thicker" is a second call with `thickness=`.
-    Thickness 0.5 to 6 pixels, slant -1 to 1, size 10 to 24 pixels, brightness above 0 to 1: one number, or
-    one per label. Raises ValueError outside these, and for labels that are not whole numbers from 0 to 9.
+    Thickness 0.5 to 6 pixels, slant -1 to 1, size 10 to 24 pixels, brightness 1/255 to 1: one number, or one
+    per label. Raises ValueError outside these, and for labels that are not whole numbers from 0 to 9.
     """
     asked = {"thickness": thickness, "slant": slant, "size": size, "brightness": brightness}
     if not 0 <= noise <= 1:
@@ -115,9 +116,7 @@ def _given(name: str, value: int | float | Tensor, count: int) -> Float[Tensor, 
     low, high = LIMITS[name]
     found = torch.as_tensor(value, dtype=torch.float32).cpu()
     if found.shape not in ((), (count,)):
-        raise ValueError(
-            f"{name} must be one number or one per label ({count}), not of shape {tuple(found.shape)}."
-        )
+        raise ValueError(f"{name} must be one number or one per label ({count}), not of shape {tuple(found.shape)}.")
     if not bool(((found >= low) & (found <= high)).all()):
         raise ValueError(f"{name} must lie from {low:.3g} to {high:.3g}, and be no NaN.")
     return found.expand(count).clone()
@@ -152,10 +151,22 @@ def _draw(
     uniform = torch.rand(len(labels), columns, generator=_generator(seed, stream))
     grain = _generator(seed, f"{stream} grain")
     parts = []
-    for rows in torch.split(torch.arange(len(labels)), CHUNK):
-        some = {name: value[rows] for name, value in given.items()}
-        parts.append(_draw_some(labels[rows], uniform[rows], some, torch.device(device), grain, noise))
+    with _one_thread():
+        for rows in torch.split(torch.arange(len(labels)), CHUNK):
+            some = {name: value[rows] for name, value in given.items()}
+            parts.append(_draw_some(labels[rows], uniform[rows], some, torch.device(device), grain, noise))
     return Strokes(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # chunks are too small to share: on a busy machine threads would mostly wait for each other
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _draw_some(
@@ -176,13 +187,13 @@ def _draw_some(
     pressure = 1 + 0.3 * hand["waver"][:, None] * torch.sin(2 * math.pi * turns)  # (c, s)
     thickness, width = fact["thickness"], 1.1 + 0.14 * _normal(hand["width"])
     path, pressure = fitted(path, pressure, fact["size"], thickness, fact["slant"], width)
-    path, place = placed(path, pressure, thickness, torch.stack((fact["x"], fact["y"]), 1))
-    fact["x"], fact["y"] = place.unbind(1)
+    path = placed(path, pressure, thickness, torch.stack((fact["x"], fact["y"]), 1))
 
     radius, edge = pressure * thickness[:, None] / 2, 0.9 + 0.6 * hand["edge"]
     ink = _coverage(path.to(device), radius.to(device), edge.to(device))
     speck = math.sqrt(12) * (torch.rand(ink.shape, generator=grain) - 0.5)  # mean 0, variance 1
     facts = {name: value.to(device) for name, value in fact.items()}
+    facts["x"], facts["y"] = _centre(ink[:, 0])  # margins and crossings may have moved it
     level = ink * (1 + noise * speck.to(device)) * facts["brightness"][:, None, None, None]
     images = (255 * level).round_().clamp_(0, 255).byte()
     return Strokes(images=images, labels=labels.to(device), masks=ink >= 0.5, **facts)
@@ -198,14 +209,18 @@ def _coverage(
     axes = torch.stack((step, across), 1) / (length * radius)[:, None, :, None]  # (c, 2, s, 2)
     offset = -(axes * middle[:, None]).sum(3, keepdim=True)
     count = torch.arange(SIDE, dtype=path.dtype, device=path.device)
-    pixels = torch.stack(
-        (count.repeat(SIDE), count.repeat_interleave(SIDE), torch.ones_like(count).repeat(SIDE))
-    )
+    pixels = torch.stack((count.repeat(SIDE), count.repeat_interleave(SIDE), torch.ones_like(count).repeat(SIDE)))
     along, beside = (torch.cat((axes, offset), 3) @ pixels).unbind(1)  # (c, s, 784) each
     beyond = along.abs_().sub_((length / radius / 2)[..., None]).relu_()
-    nearest = beyond.square_().add_(beside.square_()).amin(1).sqrt()  # (c, 784)
+    nearest = beside.square_().addcmul_(beyond, beyond).amin(1).sqrt()  # (c, 784)
     level = 0.5 + (1 - nearest) * (radius.mean(1) / edge)[:, None]
     return level.clamp(0, 1).view(-1, 1, SIDE, SIDE)
+
+
+def _centre(ink: Float[Tensor, "c h w"]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
+    steps = torch.arange(SIDE, dtype=ink.dtype, device=ink.device) - CENTRE
+    total = ink.sum((1, 2))
+    return (ink.sum(1) * steps).sum(1) / total, (ink.sum(2) * steps).sum(1) / total
 
 
 def measure(images: Shaped[Tensor, "n 1 28 28"]) -> Measures:
@@ -227,10 +242,9 @@ def measure(images: Shaped[Tensor, "n 1 28 28"]) -> Measures:
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(f"Images to measure must be float in [0, 1] or uint8, not {images.dtype}.")
     if images.is_floating_point() and not bool(((images >= 0) & (images <= 1)).all()):
-        raise ValueError(
-            "Images to measure must lie in [0, 1], without NaN; divide by 255 or clamp them first."
-        )
-    parts = [_measure(part) for part in torch.split(images, 1024)]
+        raise ValueError("Images to measure must lie in [0, 1], without NaN; divide by 255 or clamp them first.")
+    with _one_thread():
+        parts = [_measure(part) for part in torch.split(images, 256)]
     return Measures(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 

@@ -84,10 +84,21 @@ def one_cycle(step: int, total: int, warm_up: float = 0.1) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
-def fit(model: CVAE, data: ImageSet, *, epochs: int = 40, batch_size: int = 256, learning_rate: float = 2e-3,
-        beta: float = 1.0, weight_decay: float = 0.0, pixels: PixelMode = "stochastic",
-        precision: Precision = "auto", device: str | torch.device = "auto", seed: int = 0,
-        log_every: int | None = None) -> History:
+def fit(
+    model: CVAE,
+    data: ImageSet,
+    *,
+    epochs: int = 40,
+    batch_size: int = 256,
+    learning_rate: float = 2e-3,
+    beta: float = 1.0,
+    weight_decay: float = 0.0,
+    pixels: PixelMode = "stochastic",
+    precision: Precision = "auto",
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    log_every: int | None = None,
+) -> History:
     r"""Minimise :math:`-\frac1B\sum_b (E_q[\log p(x_b|z,y_b)] - \beta\,KL_b)` with Adam and a one-cycle rate.
 
     The model is moved to ``device`` and stays there. An interrupt (Ctrl-C, or Stop in a notebook) ends training
@@ -109,23 +120,38 @@ def fit(model: CVAE, data: ImageSet, *, epochs: int = 40, batch_size: int = 256,
         TrainingDiverged: if the loss is not finite; names the step.
     """
     if epochs < 1 or batch_size < 1 or learning_rate <= 0 or beta < 0:
-        raise ValueError(f"epochs and batch_size must be at least 1, learning_rate above 0 and beta at least 0, not "
-                         f"{epochs}, {batch_size}, {learning_rate} and {beta}.")
+        raise ValueError(
+            f"epochs and batch_size must be at least 1, learning_rate above 0 and beta at least 0, not "
+            f"{epochs}, {batch_size}, {learning_rate} and {beta}."
+        )
     if model.is_conditional and data.num_classes > model.config.num_classes:
         raise ValueError(f"The data have {data.num_classes} classes, the model knows {model.config.num_classes}.")
     device = course.pick_device(device)
     model.to(device).train()
     data = data.to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay,
-                                 betas=(0.9, 0.99), fused=device.type != "mps")
+    optimiser = torch.optim.Adam(
+        model.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=device.type != "mps"
+    )
     per_epoch = math.ceil(len(data) / batch_size)
     total = course.capped(epochs * per_epoch, course.FAST_STEPS)
     history = History()
     report = _Progress(total, per_epoch, log_every or max(1, epochs // 8))
     with seeded(seed, device) as generator, report:
         try:
-            _run(model, data, optimiser, history, report, generator, total=total, batch_size=batch_size,
-                 peak=learning_rate, beta=beta, pixels=pixels, precision=precision)
+            _run(
+                model,
+                data,
+                optimiser,
+                history,
+                report,
+                generator,
+                total=total,
+                batch_size=batch_size,
+                peak=learning_rate,
+                beta=beta,
+                pixels=pixels,
+                precision=precision,
+            )
         except KeyboardInterrupt:
             history.interrupted = True
             print(f"Stopped by hand after {len(history)} full epochs; the model and its history are usable.")
@@ -133,9 +159,21 @@ def fit(model: CVAE, data: ImageSet, *, epochs: int = 40, batch_size: int = 256,
     return history
 
 
-def _run(model: CVAE, data: ImageSet, optimiser: torch.optim.Adam, history: History, report: "_Progress",
-         generator: torch.Generator, *, total: int, batch_size: int, peak: float, beta: float, pixels: PixelMode,
-         precision: Precision) -> None:
+def _run(
+    model: CVAE,
+    data: ImageSet,
+    optimiser: torch.optim.Adam,
+    history: History,
+    report: "_Progress",
+    generator: torch.Generator,
+    *,
+    total: int,
+    batch_size: int,
+    peak: float,
+    beta: float,
+    pixels: PixelMode,
+    precision: Precision,
+) -> None:
     device = model.device
     step = 0
     while step < total:
@@ -151,7 +189,7 @@ def _run(model: CVAE, data: ImageSet, optimiser: torch.optim.Adam, history: Hist
             if device.type == "cpu":
                 _must_be_finite(loss, step)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            loss.backward()
             optimiser.step()
             with torch.no_grad():
                 sums += torch.stack([loss, -terms.log_likelihood.mean(), terms.rate.mean()]) * len(batch.x)
@@ -171,8 +209,10 @@ def _run(model: CVAE, data: ImageSet, optimiser: torch.optim.Adam, history: Hist
 
 def _must_be_finite(loss: Tensor, step: int) -> None:
     if not torch.isfinite(loss):
-        raise TrainingDiverged(f"The loss became {loss.item()} at step {step}; try a smaller learning_rate, and look "
-                               f"for NaN in the data. The weights are those from before that step.")
+        raise TrainingDiverged(
+            f"The loss became {loss.item()} at step {step}; try a smaller learning_rate, and look "
+            f"for NaN in the data. The weights are those from before that step."
+        )
 
 
 class _Progress:

@@ -11,7 +11,7 @@ import running
 import sources
 from sources import SourceError, Target
 
-CHAPTER = '''
+CHAPTER = """
 # %% [markdown]
 # # 1. A title
 #
@@ -36,7 +36,7 @@ print("a second", "line")
 # %%
 plt.plot(x)
 plt.show()
-'''.strip()
+""".strip()
 
 EXERCISE = '''
 # %% [markdown]

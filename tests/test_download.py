@@ -70,9 +70,7 @@ def test_a_download_gives_the_images_and_leaves_whole_files(server: Server, use:
     assert len(server.asked) == 4, "what is on disk must not be fetched again"
 
 
-def test_fashion_mnist_comes_the_same_way(
-    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_fashion_mnist_comes_the_same_way(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(FashionMNIST, "resources", MD5)
     monkeypatch.setattr(FashionMNIST, "mirrors", [server.mirror("good")])
     garments = data.fashion_mnist("test", root=tmp_path)
@@ -117,9 +115,7 @@ def test_a_bad_mirror_is_named_and_leaves_nothing(
     assert len(server.asked) == 1, "one file that cannot be had is enough"
 
 
-def test_a_mirror_nobody_runs_and_a_name_nobody_knows(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_mirror_nobody_runs_and_a_name_nobody_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unknown(*_: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -135,17 +131,13 @@ def test_every_mirror_is_tried_and_named(use: Use, tmp_path: Path) -> None:
     assert re.search(r"404 Not Found, 127\.0\.0\.1:\d+ sent \d+ of \d+ bytes", _sentence(tmp_path))
 
 
-def test_a_hanging_mirror_is_waited_for_once_not_once_per_file(
-    server: Server, use: Use, tmp_path: Path
-) -> None:
+def test_a_hanging_mirror_is_waited_for_once_not_once_per_file(server: Server, use: Use, tmp_path: Path) -> None:
     use("silent", "good")
     assert len(data.mnist(root=tmp_path)) == 20
     assert [path.split("/")[1] for path in server.asked] == ["silent", "good", "good", "good", "good"]
 
 
-@pytest.mark.parametrize(
-    "content", [b"", RAW[IMAGES], gzip.compress(RAW[IMAGES])[:-20]], ids=["empty", "raw", "cut"]
-)
+@pytest.mark.parametrize("content", [b"", RAW[IMAGES], gzip.compress(RAW[IMAGES])[:-20]], ids=["empty", "raw", "cut"])
 def test_a_right_checksum_does_not_excuse_a_bad_archive(
     use: Use, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
 ) -> None:
@@ -187,9 +179,7 @@ def test_a_broken_file_is_replaced_or_named_but_never_used(
     assert on_disk(tmp_path) == RAW
 
 
-def test_files_that_do_not_belong_together_are_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_files_that_do_not_belong_together_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Without the type checks of the tests it is the library's own check that must answer.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     lay_out(tmp_path, **{FILES[1]: idx(19)})
@@ -292,9 +282,7 @@ def test_torchvision_that_does_not_fit_torch(monkeypatch: pytest.MonkeyPatch, tm
     assert "torchvision cannot be imported (operator torchvision::nms does not exist)" in _sentence(tmp_path)
 
 
-def test_digits_takes_what_the_server_gives(
-    use: Use, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_digits_takes_what_the_server_gives(use: Use, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     use("good")
     assert data.digits(root=tmp_path).name == "MNIST"
     assert capsys.readouterr().out == ""

@@ -17,7 +17,7 @@ RUNNER = ROOT / "tests" / "run_cells.py"
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # Python reads this file at its start: whatever then opens a socket to elsewhere is refused.
-REFUSE = '''
+REFUSE = """
 import socket
 
 def refuse(self, address, *rest):
@@ -25,7 +25,7 @@ def refuse(self, address, *rest):
 
 socket.socket.connect = socket.socket.connect_ex = refuse
 socket.getaddrinfo = lambda *request, **more: refuse(None, None)
-'''
+"""
 
 
 def cut_off(folder: Path) -> dict[str, str]:
@@ -48,8 +48,13 @@ def cut_off(folder: Path) -> dict[str, str]:
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
     """Run a command in `folder` and return what it printed; a command that fails, fails the test."""
     done = subprocess.run(
-        command, cwd=folder, env=environment, text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
@@ -75,9 +80,21 @@ def test_offline_without_data_a_chapter_runs_on_strokes_and_says_so(chapter: Pat
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what git would publish, so that building a wheel leaves the checkout as it is."""
     listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--",
-         "cvae_lib", "pyproject.toml", "README.md", "LICENSE"],
-        cwd=ROOT, capture_output=True,
+        [
+            "git",
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "--",
+            "cvae_lib",
+            "pyproject.toml",
+            "README.md",
+            "LICENSE",
+        ],
+        cwd=ROOT,
+        capture_output=True,
     )
     if listing.returncode:
         pytest.skip("this is no git checkout, so nothing says what is published")
@@ -94,7 +111,9 @@ def test_a_chapter_alone_in_an_empty_folder_fetches_the_library(published: Path,
         pytest.skip("no chapter is built yet")
     python = colab(tmp_path / "colab")
     environment = cut_off(tmp_path / "machine") | {
-        "CVAE_LIB_SOURCE": str(published), "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0",
+        "CVAE_LIB_SOURCE": str(published),
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",
     }
     folder = tmp_path / "empty"
     folder.mkdir()

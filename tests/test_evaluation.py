@@ -7,8 +7,17 @@ import torch
 from torch import nn
 
 from cvae_lib.data import ImageSet
-from cvae_lib.evaluation import (Judge, accuracy, class_log_likelihoods, control_accuracy, linear_probe,
-                                 log_likelihood, mean_and_error, posterior_means, train_judge)
+from cvae_lib.evaluation import (
+    Judge,
+    accuracy,
+    class_log_likelihoods,
+    control_accuracy,
+    linear_probe,
+    log_likelihood,
+    mean_and_error,
+    posterior_means,
+    train_judge,
+)
 from cvae_lib.model import CVAE, CVAEConfig
 
 
@@ -20,8 +29,12 @@ def full_length(monkeypatch):
 def scribbles(count: int = 60, classes: int = 3) -> ImageSet:
     generator = torch.Generator().manual_seed(2)
     labels = torch.arange(count) % classes
-    return ImageSet(torch.randint(0, 256, (count, 1, 4, 3), dtype=torch.uint8, generator=generator), labels,
-                    "scribbles", classes=classes)
+    return ImageSet(
+        torch.randint(0, 256, (count, 1, 4, 3), dtype=torch.uint8, generator=generator),
+        labels,
+        "scribbles",
+        classes=classes,
+    )
 
 
 def model(**changes: object) -> CVAE:
@@ -35,6 +48,7 @@ def model(**changes: object) -> CVAE:
     return net.eval()
 
 
+@torch.no_grad()
 def exact_log_likelihood(net: CVAE, x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
     """Integrate p(x|z,y) N(z; 0, 1) over the one latent on a fine grid, in float64."""
     net = net.double()

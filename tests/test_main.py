@@ -11,8 +11,9 @@ from cvae_lib.__main__ import main
 
 
 def call(*words: str, folder=None) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "cvae_lib", *words], cwd=folder, capture_output=True, text=True,
-                          timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "cvae_lib", *words], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_a_seven_as_a_picture_in_a_fresh_process(tmp_path):
@@ -31,10 +32,21 @@ def test_arrays_have_the_promised_shape_and_follow_the_seed(tmp_path):
     assert np.array_equal(first, drawn(1)) and not np.array_equal(first, drawn(2))
 
 
-@pytest.mark.parametrize("words", [
-    ("draw", "11"), ("draw", "seven"), ("draw", "-1"), ("draw", "7", "--count", "0"), ("draw", "7", "--count", "many"),
-    ("draw", "7", "--out", "seven.gif"), ("draw", "7", "--seed", "-3"), ("draw",), (), ("paint", "7"),
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("draw", "11"),
+        ("draw", "seven"),
+        ("draw", "-1"),
+        ("draw", "7", "--count", "0"),
+        ("draw", "7", "--count", "many"),
+        ("draw", "7", "--out", "seven.gif"),
+        ("draw", "7", "--seed", "-3"),
+        ("draw",),
+        (),
+        ("paint", "7"),
+    ],
+)
 def test_bad_input_gets_one_line_and_exit_code_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(list(words))

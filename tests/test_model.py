@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from cvae_lib.conditioning import CONDITIONINGS, conditioning
 from cvae_lib.conditions import MISSING, LabelCondition, NoCondition
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.networks import MLP, LOG_VARIANCE_BOUND, bounded_log_variance
+from cvae_lib.networks import LOG_VARIANCE_BOUND, MLP, bounded_log_variance
 from cvae_lib.objective import Terms, elbo_terms, kl_per_latent, log_importance_weights
 from cvae_lib.priors import StandardNormal
 
@@ -35,13 +35,16 @@ def test_a_missing_label_is_a_row_of_zeros():
     assert torch.equal(LabelCondition(3)(torch.tensor([MISSING, 2])), torch.tensor([[0.0, 0, 0], [0, 0, 1]]))
 
 
-@pytest.mark.parametrize("y, clue", [
-    (torch.tensor([0, 4]), "0..3"),
-    (torch.tensor([-2]), "-2"),
-    (torch.tensor([0.0, 1.0]), "int64"),
-    (torch.tensor([[1]]), "shape"),
-    (None, "pass y"),
-])
+@pytest.mark.parametrize(
+    "y, clue",
+    [
+        (torch.tensor([0, 4]), "0..3"),
+        (torch.tensor([-2]), "-2"),
+        (torch.tensor([0.0, 1.0]), "int64"),
+        (torch.tensor([[1]]), "shape"),
+        (None, "pass y"),
+    ],
+)
 def test_bad_labels_are_named(y, clue, as_users_call):
     with pytest.raises(ValueError, match=clue):
         LabelCondition(4)(y)
@@ -165,7 +168,7 @@ def test_several_latents_per_image_meet_the_right_label():
     together = model.likelihood(z, y).mean  # (4, 3, 1, 6, 5)
     for k in range(4):
         for b in range(3):
-            torch.testing.assert_close(together[k, b], model.likelihood(z[k, b:b + 1], y[b:b + 1]).mean[0])
+            torch.testing.assert_close(together[k, b], model.likelihood(z[k, b : b + 1], y[b : b + 1]).mean[0])
 
 
 def test_the_bernoulli_likelihood_is_binary_cross_entropy():

@@ -115,14 +115,17 @@ def test_the_fast_profile_caps_the_steps(monkeypatch):
     assert fit(model(), bars(), epochs=500, batch_size=16).steps[-1] == 30
 
 
-@pytest.mark.parametrize("changes, clue", [
-    ({"epochs": 0}, "epochs"),
-    ({"learning_rate": 0.0}, "learning_rate"),
-    ({"beta": -1.0}, "beta"),
-    ({"precision": "float8"}, "precision"),
-    ({"pixels": "red"}, "pixels"),
-    ({"device": "toaster"}, "toaster"),
-])
+@pytest.mark.parametrize(
+    "changes, clue",
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"beta": -1.0}, "beta"),
+        ({"precision": "float8"}, "precision"),
+        ({"pixels": "red"}, "pixels"),
+        ({"device": "toaster"}, "toaster"),
+    ],
+)
 def test_bad_arguments_are_named(changes, clue, as_users_call):
     with pytest.raises(ValueError, match=clue):
         fit(model(), bars(), **{"epochs": 1, "device": "cpu", **changes})

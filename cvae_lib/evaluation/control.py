@@ -20,10 +20,19 @@ class Judge(nn.Module):
         super().__init__()
         self.classes = classes
         self.net = nn.Sequential(
-            nn.Conv2d(1, 24, 5, stride=2, padding=2), nn.BatchNorm2d(24), nn.ReLU(),  # (B, 24, 14, 14)
-            nn.Conv2d(24, 48, 3, stride=2, padding=1), nn.BatchNorm2d(48), nn.ReLU(),  # (B, 48, 7, 7)
-            nn.Conv2d(48, 96, 3, padding=1), nn.BatchNorm2d(96), nn.ReLU(), nn.Flatten(),  # (B, 4704)
-            nn.Dropout(0.3), nn.Linear(96 * 7 * 7, classes))
+            nn.Conv2d(1, 24, 5, stride=2, padding=2),
+            nn.BatchNorm2d(24),
+            nn.ReLU(),  # (B, 24, 14, 14)
+            nn.Conv2d(24, 48, 3, stride=2, padding=1),
+            nn.BatchNorm2d(48),
+            nn.ReLU(),  # (B, 48, 7, 7)
+            nn.Conv2d(48, 96, 3, padding=1),
+            nn.BatchNorm2d(96),
+            nn.ReLU(),
+            nn.Flatten(),  # (B, 4704)
+            nn.Dropout(0.3),
+            nn.Linear(96 * 7 * 7, classes),
+        )
 
     def forward(self, x: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b classes"]:
         """Return the logits of the classes for images in [0, 1]."""
@@ -38,8 +47,15 @@ class Judge(nn.Module):
         return torch.cat([self(part.to(device)).argmax(1) for part in x.split(1000)]).to(x.device)
 
 
-def train_judge(data: ImageSet, *, epochs: int = 3, batch_size: int = 256, learning_rate: float = 3e-3,
-                device: str | torch.device = "auto", seed: int = 0) -> Judge:
+def train_judge(
+    data: ImageSet,
+    *,
+    epochs: int = 3,
+    batch_size: int = 256,
+    learning_rate: float = 3e-3,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+) -> Judge:
     """Train a judge on labelled images, half of each batch grey and half binarised, shifted by up to two pixels.
 
     Generated images are grey means or binary draws, so the judge must know both.
@@ -54,13 +70,16 @@ def train_judge(data: ImageSet, *, epochs: int = 3, batch_size: int = 256, learn
         while step < total:
             for batch in data.batches(batch_size, pixels="grey", generator=generator):
                 binary = torch.rand(batch.x.shape, generator=generator, device=device) < batch.x
-                x = torch.where(torch.arange(len(batch.x), device=device)[:, None, None, None] % 2 == 0,
-                                batch.x, binary.to(batch.x.dtype))
+                x = torch.where(
+                    torch.arange(len(batch.x), device=device)[:, None, None, None] % 2 == 0,
+                    batch.x,
+                    binary.to(batch.x.dtype),
+                )
                 dx, dy = torch.randint(-2, 3, (2,), generator=torch.Generator().manual_seed(seed + step)).tolist()
                 optimiser.param_groups[0]["lr"] = learning_rate * one_cycle(step, total)
                 loss = nn.functional.cross_entropy(judge(x.roll((dy, dx), dims=(2, 3))), batch.y)
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                loss.backward()
                 optimiser.step()
                 step += 1
                 if step >= total:
@@ -95,12 +114,15 @@ class Control:
 
     def __str__(self) -> str:
         worst = int(self.per_class.argmin())
-        return (f"{self.accuracy:.3f} ± {self.standard_error:.3f} of {len(self.asked)} drawings read as asked; "
-                f"worst class {worst} at {float(self.per_class[worst]):.3f}")
+        return (
+            f"{self.accuracy:.3f} ± {self.standard_error:.3f} of {len(self.asked)} drawings read as asked; "
+            f"worst class {worst} at {float(self.per_class[worst]):.3f}"
+        )
 
 
-def control_accuracy(model: CVAE, judge: Judge, *, count: int = 2000, temperature: float = 1.0, seed: int = 0
-                     ) -> Control:
+def control_accuracy(
+    model: CVAE, judge: Judge, *, count: int = 2000, temperature: float = 1.0, seed: int = 0
+) -> Control:
     r"""Ask for every class equally often, draw from the prior, and let the judge read the drawings.
 
     .. math:: \text{accuracy} = \frac1N \sum_n 1[\text{judge}(\hat x_n) = y_n],
@@ -120,10 +142,21 @@ def control_accuracy(model: CVAE, judge: Judge, *, count: int = 2000, temperatur
         raise ValueError(f"{count} drawings are too few for {classes} classes.")
     model.eval()
     asked = torch.arange(classes, device=model.device).repeat_interleave(each)
-    images = torch.cat([model.draw(part, temperature=temperature, generator=generator) for generator in
-                        [torch.Generator().manual_seed(seed)] for part in asked.split(1000)])
+    images = torch.cat(
+        [
+            model.draw(part, temperature=temperature, generator=generator)
+            for generator in [torch.Generator().manual_seed(seed)]
+            for part in asked.split(1000)
+        ]
+    )
     read = judge.read(images)
     right = (read == asked).float()
     share = float(right.mean())
-    return Control(share, math.sqrt(share * (1 - share) / len(asked)), right.view(classes, each).mean(1).cpu(),
-                   images.cpu(), asked.cpu(), read.cpu())
+    return Control(
+        share,
+        math.sqrt(share * (1 - share) / len(asked)),
+        right.view(classes, each).mean(1).cpu(),
+        images.cpu(),
+        asked.cpu(),
+        read.cpu(),
+    )

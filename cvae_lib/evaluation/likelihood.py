@@ -51,8 +51,15 @@ def _bound(model: CVAE, x: Tensor, y: Tensor | None, samples: int) -> Float[Tens
     return total - math.log(samples)
 
 
-def log_likelihood(model: CVAE, data: ImageSet, *, samples: int = 100, pixels: PixelMode = "stochastic",
-                   precision: Precision = "auto", seed: int = 0) -> Estimate:
+def log_likelihood(
+    model: CVAE,
+    data: ImageSet,
+    *,
+    samples: int = 100,
+    pixels: PixelMode = "stochastic",
+    precision: Precision = "auto",
+    seed: int = 0,
+) -> Estimate:
     r"""Estimate the mean of log p(x|y) over the data (log p(x) for a VAE), in nats per image.
 
     .. math:: \log p(x|y) \approx \log \frac1K \sum_k \frac{p(x|z_k,y)\, p(z_k|y)}{q(z_k|x,y)},
@@ -84,8 +91,15 @@ def log_likelihood(model: CVAE, data: ImageSet, *, samples: int = 100, pixels: P
     return mean_and_error(torch.cat(values))
 
 
-def class_log_likelihoods(model: CVAE, data: ImageSet, *, samples: int = 100, pixels: PixelMode = "stochastic",
-                          precision: Precision = "auto", seed: int = 0) -> Float[Tensor, "n classes"]:
+def class_log_likelihoods(
+    model: CVAE,
+    data: ImageSet,
+    *,
+    samples: int = 100,
+    pixels: PixelMode = "stochastic",
+    precision: Precision = "auto",
+    seed: int = 0,
+) -> Float[Tensor, "n classes"]:
     r"""Estimate log p(x|y) of every image under every label y, shape (N, classes), nats.
 
     With a uniform p(y) over C classes the row's ``logsumexp(1) - log C`` is log p(x), the marginal, and its softmax
@@ -104,8 +118,10 @@ def class_log_likelihoods(model: CVAE, data: ImageSet, *, samples: int = 100, pi
     with seeded(seed, device):
         for batch in data.batches(100, pixels=pixels, shuffle=False, generator=stream):
             with autocast(device, precision):
-                columns = [_bound(model, batch.x, torch.full_like(batch.y, label), samples)
-                           for label in range(model.config.num_classes)]
+                columns = [
+                    _bound(model, batch.x, torch.full_like(batch.y, label), samples)
+                    for label in range(model.config.num_classes)
+                ]
             rows.append(torch.stack(columns, 1))  # (B, classes)
     return torch.cat(rows).cpu()
 

@@ -14,32 +14,39 @@ def posterior_means(model: CVAE, data: ImageSet) -> Float[Tensor, "n d"]:
     """Return the mean of q(z|x,y) for every image, from its grey levels, shape (N, D)."""
     model.eval()
     data = data.subset(slice(course.capped(len(data), course.FAST_IMAGES))).to(model.device)
-    means = [model.posterior(batch.x, batch.y if model.is_conditional else None).mean
-             for batch in data.batches(1000, pixels="grey", shuffle=False)]
+    means = [
+        model.posterior(batch.x, batch.y if model.is_conditional else None).mean
+        for batch in data.batches(1000, pixels="grey", shuffle=False)
+    ]
     return torch.cat(means).cpu()
 
 
-def linear_probe(train: Float[Tensor, "n d"], train_labels: Int64[Tensor, " n"], test: Float[Tensor, "m d"],
-                 test_labels: Int64[Tensor, " m"], *, steps: int = 50) -> float:
+def linear_probe(
+    train: Float[Tensor, "n d"],
+    train_labels: Int64[Tensor, " n"],
+    test: Float[Tensor, "m d"],
+    test_labels: Int64[Tensor, " m"],
+    *,
+    steps: int = 50,
+) -> float:
     r"""Fit :math:`p(y|z) = \text{softmax}(Wz + b)` on one half, return its accuracy on the other.
 
     Multinomial logistic regression on standardised entries, by L-BFGS; a linear reader finds only what the
     representation lays open. Source of the idea: Alain and Bengio 2016, arXiv:1610.01644.
     """
-    train_labels, test_labels = train_labels[:len(train)], test_labels[:len(test)]
+    train_labels, test_labels = train_labels[: len(train)], test_labels[: len(test)]
     centre, scale = train.mean(0), train.std(0).clamp_min(1e-6)
     train, test = (train - centre) / scale, (test - centre) / scale
     reader = nn.Linear(train.shape[1], int(train_labels.max()) + 1)
     nn.init.zeros_(reader.weight)
     nn.init.zeros_(reader.bias)
-    optimiser = torch.optim.LBFGS(reader.parameters(), max_iter=course.capped(steps, 10),
-                                  line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(reader.parameters(), max_iter=course.capped(steps, 10), line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = nn.functional.cross_entropy(reader(train), train_labels)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         return loss
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    optimiser.step(closure)
     return float((reader(test).argmax(1) == test_labels).float().mean())

@@ -48,8 +48,15 @@ def band(record: dict[str, Any], figure: str) -> Band:
     return Band(mean, spread, len(values))
 
 
-def write(name: str, *, command: str, protocol: str, versions: dict[str, str], runs: list[dict[str, Any]],
-          folder: Path = FOLDER) -> Path:
+def write(
+    name: str,
+    *,
+    command: str,
+    protocol: str,
+    versions: dict[str, str],
+    runs: list[dict[str, Any]],
+    folder: Path = FOLDER,
+) -> Path:
     """Store a study's figures; called by the study's own script only."""
     path = folder / f"{name}.json"
     record = {"study": name, "command": command, "protocol": protocol, "versions": versions, "runs": runs}
