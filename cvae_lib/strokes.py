@@ -150,12 +150,16 @@ def _draw(
     columns = len(HAND) + WARPS + 2 * skeletons().points.shape[1]
     uniform = torch.rand(len(labels), columns, generator=_generator(seed, stream))
     grain = _generator(seed, f"{stream} grain")
-    parts = []
+    whole: list[Tensor] = []
     with _one_thread():
         for rows in torch.split(torch.arange(len(labels)), CHUNK):
             some = {name: value[rows] for name, value in given.items()}
-            parts.append(_draw_some(labels[rows], uniform[rows], some, torch.device(device), grain, noise))
-    return Strokes(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            part = _draw_some(labels[rows], uniform[rows], some, torch.device(device), grain, noise)
+            # filling one tensor, instead of joining parts at the end, keeps the peak of memory low
+            whole = whole or [value.new_empty(len(labels), *value.shape[1:]) for value in part]
+            for all_values, value in zip(whole, part, strict=True):
+                all_values[rows[0] : rows[-1] + 1] = value
+    return Strokes(*whole)
 
 
 @contextmanager
