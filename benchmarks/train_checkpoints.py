@@ -20,7 +20,7 @@ from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
 
 MNIST_LICENCE = "MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; CC BY-SA 3.0"
-CVAE_TRAINING: dict[str, Any] = {"epochs": 150, "batch_size": 256, "learning_rate": 4e-3, "seed": 0}
+CVAE_TRAINING: dict[str, Any] = {"epochs": 100, "batch_size": 256, "learning_rate": 4e-3, "seed": 0}
 JUDGE_TRAINING: dict[str, Any] = {"epochs": 8, "batch_size": 256, "learning_rate": 3e-3, "seed": 0}
 
 

@@ -20,6 +20,7 @@ Profile = Literal["full", "fast"]
 FAST_STEPS = 30
 FAST_IMAGES = 200
 FAST_SAMPLES = 5
+FAST_DATASET = 2000
 
 
 def profile() -> Profile:

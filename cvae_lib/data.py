@@ -8,7 +8,7 @@ import torch
 
 from cvae_lib._download import DataUnavailable, Source, ensure_whole, first_line
 from cvae_lib._imageset import Batch, Batches, ImageSet, PixelMode, binarise
-from cvae_lib.course import data_root
+from cvae_lib.course import FAST_DATASET, capped, data_root
 
 __all__ = [
     "Batch",
@@ -115,7 +115,8 @@ def digits(
 ) -> ImageSet:
     """Load MNIST or, where it cannot be had, the built-in strokes, which one printed line then announces.
 
-    A process that has failed once for a root neither waits for the network nor prints a second time.
+    A process that has failed once for a root neither waits for the network nor prints a second time. On the fast
+    profile only the first 2,000 images are given, so that loops written by hand are short as well.
 
     Args:
         split: ``train`` or ``test``.
@@ -128,12 +129,14 @@ def digits(
     attempt = (data_root(root), os.environ.get("COURSE_OFFLINE") != "1")
     tried = attempt in _given_up
     try:
-        return mnist(split, root=root, device=device, download=not tried)
+        whole = mnist(split, root=root, device=device, download=not tried)
+        return whole.subset(slice(capped(len(whole), FAST_DATASET)))
     except DataUnavailable as error:
         if not tried:
             print(f"No MNIST; using the built-in strokes. {error.cause}; to change that, {error.remedy}.")
         _given_up.add(attempt)
-        return strokes(split, device=device)
+        _check_split(split)
+        return strokes(split, count=capped(60_000 if split == "train" else 10_000, FAST_DATASET), device=device)
 
 
 def _check_split(split: str) -> None:

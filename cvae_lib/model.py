@@ -43,7 +43,7 @@ class CVAEConfig:
     num_classes: int = 10
     latent_dim: int = 32
     image_shape: tuple[int, int, int] = (1, 28, 28)
-    hidden: tuple[int, ...] = (512, 512)
+    hidden: tuple[int, ...] = (376, 376, 376, 376)
     how: str = "concatenation"
     where: str = "first"
     dropout: float = 0.0

@@ -152,11 +152,13 @@ def curves(
     x_label: str = "",
     y_label: str = "",
     title: str = "",
+    log_y: bool = False,
 ) -> Picture:
     """Show one line per series, told apart by colour and by marker.
 
     Args:
         series: name -> values; x defaults to 1, 2, ...
+        log_y: whether the vertical axis is logarithmic.
     """
     figure, (axes,) = new_figure()
     for (name, values), colour, marker in zip(series.items(), COLOURS, MARKERS, strict=False):
@@ -171,7 +173,35 @@ def curves(
             label=name,
         )
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    if log_y:
+        axes.set_yscale("log")
     axes.legend()
+    return Picture(figure, alt)
+
+
+def latent_map(points: Float[Tensor, "n 2"], labels: Int64[Tensor, " n"], alt: str) -> Picture:
+    """Show points of a two-dimensional latent space, coloured by class, each class named at its median."""
+    figure, (axes,) = new_figure(6.4, 5.4)
+    shades = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]  # a listed map has its colours
+    for label in range(int(labels.max()) + 1):
+        mine = points[labels == label].detach().cpu()
+        if len(mine) == 0:
+            continue
+        axes.scatter(mine[:, 0], mine[:, 1], s=3, alpha=0.5, linewidths=0, color=shades[label % 10])
+        centre = mine.median(0).values
+        badge = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": shades[label % 10], "alpha": 0.9}
+        axes.text(float(centre[0]), float(centre[1]), str(label), ha="center", va="center", bbox=badge)
+    axes.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
+    return Picture(figure, alt)
+
+
+def bars(values: Sequence[float], names: Sequence[object], alt: str, *, x_label: str = "", y_label: str = "") -> Picture:
+    """Show one bar per name, each with its value written above it."""
+    figure, (axes,) = new_figure()
+    drawn = axes.bar([str(name) for name in names], list(values), color=BLUE)
+    axes.bar_label(drawn, fmt="%.3g", fontsize=9)
+    axes.grid(axis="x", visible=False)
+    axes.set(xlabel=x_label, ylabel=y_label)
     return Picture(figure, alt)
 
 

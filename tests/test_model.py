@@ -96,6 +96,13 @@ def test_an_mlp_is_the_chain_of_its_layers():
     torch.testing.assert_close(net(h, c), expected)
 
 
+def test_hidden_blocks_of_equal_width_are_skipped_over():
+    net, h = MLP(3, (4, 4), 2), torch.randn(5, 3)
+    first, second, last = net.layers
+    one = nn.functional.silu(first(h))
+    torch.testing.assert_close(net(h, None), last(one + nn.functional.silu(second(one))))
+
+
 def test_where_decides_how_many_blocks_hear_the_condition():
     assert len(MLP(3, (4, 4), 2, condition_dim=2, where="first").slots) == 1
     assert len(MLP(3, (4, 4), 2, condition_dim=2, where="every").slots) == 3
