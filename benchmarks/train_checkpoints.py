@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from cvae_lib import __version__, data, pretrained
+from cvae_lib import __version__, data, plots, pretrained
 from cvae_lib.evaluation import accuracy, control_accuracy, log_likelihood, train_judge
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
@@ -67,6 +67,14 @@ def mnist_cvae() -> None:
     )
 
 
+def mnist_cvae_picture() -> None:
+    """Draw the README's picture: ten digits of each class, in the order they come."""
+    asked = torch.arange(10).repeat_interleave(10)
+    drawn = pretrained.load_cvae("mnist-cvae").draw(asked, generator=torch.Generator().manual_seed(0))
+    picture = plots.digit_grid(drawn, "Ten drawings of each digit, a row for every digit from 0 to 9.", columns=10)
+    picture.save(pretrained.WEIGHTS / "mnist-cvae.png")
+
+
 def judge(images: Callable[..., data.ImageSet], name: str, licence: str) -> None:
     """Train and store a classifier of one dataset."""
     train, test = images("train"), images("test")
@@ -93,6 +101,7 @@ TRAIN = {
     "mnist-judge": lambda: judge(data.mnist, "mnist-judge", MNIST_LICENCE),
     "strokes-judge": lambda: judge(data.strokes, "strokes-judge", "made by this library; MIT"),
     "mnist-cvae": mnist_cvae,
+    "mnist-cvae-picture": mnist_cvae_picture,
 }
 
 if __name__ == "__main__":

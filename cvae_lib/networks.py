@@ -72,12 +72,12 @@ class MLP(nn.Module):
         for block, layer in enumerate(self.layers):
             told = self.slots[str(block)](h, c) if str(block) in self.slots else h
             out = layer(told)
-            if block == last:
-                return out
-            out = self.dropout(self.activation(out))
-            # The skip over a hidden block is worth about a nat on MNIST at the same cost.
-            h = h + out if 0 < block and h.shape == out.shape else out
-        raise AssertionError("a network has at least its output layer")
+            if block < last:
+                out = self.dropout(self.activation(out))
+                # The skip over a hidden block is worth about a nat on MNIST at the same cost.
+                out = h + out if block and h.shape == out.shape else out
+            h = out
+        return h
 
 
 class MLPEncoder(nn.Module):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lifting import lift
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms, log_importance_weights
@@ -49,6 +51,193 @@ def exact(model: CVAE, label: int) -> torch.Tensor:
 
 def table(model: CVAE) -> torch.Tensor:
     return torch.stack([exact(model, label) for label in range(3)], dim=1)  # (16, 3)
+
+
+@pytest.fixture
+def unsteered(tiny) -> CVAE:
+    """The same laboratory without a condition."""
+    torch.manual_seed(6)
+    model = CVAE(CVAEConfig(num_classes=0, latent_dim=1, hidden=(6,), image_shape=(1, 2, 2))).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    return model
+
+
+def exact_marginal(model: CVAE) -> torch.Tensor:
+    """Return log p(x) of all sixteen images under a model without a condition."""
+    joint = model.likelihood(GRID[:, None, None].expand(-1, 16, 1)).log_prob(EVERY_IMAGE) - 0.5 * GRID[:, None] ** 2
+    return joint.logsumexp(0) + STEP - 0.5 * math.log(2 * math.pi)
+
+
+def test_equation_1_1_averaging_over_the_prior_is_the_integral(unsteered):
+    exact = exact_marginal(unsteered).detach().exp()
+    assert exact.sum().item() == pytest.approx(1, abs=1e-5)  # all images there are
+    z = torch.randn(20_000, 16, 1, dtype=torch.float64)
+    values = unsteered.likelihood(z).log_prob(EVERY_IMAGE).exp().detach()
+    assert ((values.mean(0) - exact).abs() < 4 * values.std(0) / 20_000**0.5).all()
+
+
+def test_equation_1_2_the_bound_lies_below_the_likelihood(unsteered):
+    elbo = torch.stack([elbo_terms(unsteered, EVERY_IMAGE).elbo.detach() for _ in range(2000)])
+    assert (elbo.mean(0) - 4 * elbo.std(0) / 2000**0.5 < exact_marginal(unsteered)).all()
+
+
+def test_equation_1_3_is_the_kl_of_torch_and_of_a_quadrature():
+    mean, log_variance = torch.tensor([0.8, -1.5]).double(), torch.tensor([-2.0, 0.7]).double()
+    formula = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum()
+    q, p = Normal(mean, (0.5 * log_variance).exp()), Normal(torch.zeros(2).double(), 1)
+    torch.testing.assert_close(formula, kl_divergence(q, p).sum())
+    grid = torch.linspace(-15, 15, 100_001).double()[:, None]
+    integrand = q.log_prob(grid).exp() * (q.log_prob(grid) - p.log_prob(grid))
+    torch.testing.assert_close(formula, torch.trapezoid(integrand, grid, dim=0).sum(), atol=1e-8, rtol=0)
+
+
+def test_equation_1_4_both_estimators_have_the_same_mean():
+    mu, sigma = 0.3, 0.8
+    grid = torch.linspace(-12, 12, 100_001).double()
+    density = Normal(torch.tensor(mu).double(), torch.tensor(sigma).double()).log_prob(grid).exp()
+    f, slope = torch.sin(2 * grid) + grid**2, 2 * torch.cos(2 * grid) + 2 * grid
+    score = torch.trapezoid(density * f * (grid - mu) / sigma**2, grid)
+    path = torch.trapezoid(density * slope, grid)
+    # and the derivative of the expectation itself, E[f] = exp(-2 s^2) sin(2 m) + m^2 + s^2
+    exact = 2 * math.exp(-2 * sigma**2) * math.cos(2 * mu) + 2 * mu
+    assert score.item() == pytest.approx(exact, abs=1e-9) and path.item() == pytest.approx(exact, abs=1e-9)
+
+
+@pytest.mark.parametrize("pixel, latent", [("mean", "sum"), ("sum", "mean"), ("mean", "mean"), ("sum", "sum")])
+def test_equation_1_5_gives_the_beta_whose_gradient_points_the_same_way(unsteered, pixel, latent):
+    beta = lift("01_the_vae", "effective_beta")["effective_beta"](pixel, latent, pixels=4, latents=1)
+    directions = []
+    for scaled in (True, False):
+        torch.manual_seed(2)
+        terms = elbo_terms(unsteered, EVERY_IMAGE)
+        if scaled:
+            distortion = -terms.log_likelihood / (4 if pixel == "mean" else 1)
+            loss = (distortion + (terms.kl.mean(-1) if latent == "mean" else terms.rate)).mean()
+        else:
+            loss = terms.loss(beta)
+        gradient = torch.autograd.grad(loss, [*unsteered.parameters()])
+        directions.append(torch.cat([g.flatten() for g in gradient]))
+    cosine = torch.nn.functional.cosine_similarity(*directions, dim=0)
+    assert cosine.item() == pytest.approx(1, abs=1e-12)
+
+
+class Linear:
+    """A linear-Gaussian CVAE of random shape in float64: x = Wz + Uy + noise, z = Ay + noise."""
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        latents, pixels, known = (int(n) for n in torch.randint(1, 5, (3,), generator=generator))
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        self.A, self.W, self.U = normal(latents, known), normal(pixels, latents), normal(pixels, known)
+        self.s, self.y, self.x = 0.5 + float(normal(1).abs()), normal(known), normal(pixels)
+        self.one, self.noise = (torch.eye(n, dtype=torch.float64) for n in (latents, pixels))
+        self.prior = MultivariateNormal(self.A @ self.y, self.one)
+        root = normal(latents, latents)
+        self.q = MultivariateNormal(normal(latents), root @ root.T + 0.05 * self.one)
+        self.covariance = torch.linalg.inv(self.one + self.W.T @ self.W / self.s**2)
+        centre = self.covariance @ (self.W.T @ (self.x - self.U @ self.y) / self.s**2 + self.A @ self.y)
+        self.posterior = MultivariateNormal(centre, self.covariance)
+        marginal = MultivariateNormal((self.W @ self.A + self.U) @ self.y, self.W @ self.W.T + self.s**2 * self.noise)
+        self.log_p = marginal.log_prob(self.x)
+
+    def log_likelihood(self, z: torch.Tensor) -> torch.Tensor:
+        return MultivariateNormal(z @ self.W.T + self.U @ self.y, self.s**2 * self.noise).log_prob(self.x)
+
+    def log_weight(self, z: torch.Tensor) -> torch.Tensor:
+        return self.log_likelihood(z) + self.prior.log_prob(z) - self.q.log_prob(z)
+
+    def elbo(self) -> torch.Tensor:
+        spread = torch.trace(self.W @ self.q.covariance_matrix @ self.W.T) / (2 * self.s**2)
+        return self.log_likelihood(self.q.mean) - spread - kl_divergence(self.q, self.prior)
+
+
+every_laboratory = pytest.mark.parametrize("laboratory", [Linear(seed) for seed in range(20)], ids=range(20))
+
+
+@every_laboratory
+def test_equation_2_1_averaging_over_the_conditional_prior_is_the_likelihood(laboratory):
+    values = laboratory.log_likelihood(laboratory.prior.sample((40_000,))).exp()
+    assert abs(values.mean() - laboratory.log_p.exp()) < 5 * values.std() / 200 + 1e-12
+
+
+@every_laboratory
+def test_equation_2_2_the_average_log_weight_is_distortion_and_rate_and_a_bound(laboratory):
+    weights = laboratory.log_weight(laboratory.q.sample((20_000,)))
+    assert abs(weights.mean() - laboratory.elbo()) < 5 * weights.std() / 20_000**0.5
+    assert laboratory.elbo() <= laboratory.log_p
+
+
+@every_laboratory
+def test_equation_2_3_the_gap_is_the_kl_to_the_posterior(laboratory):
+    gap = kl_divergence(laboratory.q, laboratory.posterior)
+    assert abs(laboratory.elbo() + gap - laboratory.log_p) < 1e-10 * max(1, float(gap))
+
+
+def test_equation_2_4_draws_have_the_moments_of_the_story():
+    laboratory = Linear(3)
+    z = laboratory.prior.sample((200_000,))
+    x = (
+        z @ laboratory.W.T
+        + laboratory.U @ laboratory.y
+        + laboratory.s * torch.randn(200_000, len(laboratory.x)).double()
+    )
+    covariance = laboratory.W @ laboratory.W.T + laboratory.s**2 * laboratory.noise
+    error = (torch.cov(x.T).view_as(covariance) - covariance).abs().max()
+    assert error < 0.03 * covariance.abs().max()
+
+
+@every_laboratory
+def test_equation_2_5_and_bayes_rule_agree_at_any_z(laboratory):
+    z = laboratory.q.sample()
+    by_bayes = laboratory.log_likelihood(z) + laboratory.prior.log_prob(z) - laboratory.posterior.log_prob(z)
+    assert abs(by_bayes - laboratory.log_p) < 1e-9 * max(1, float(by_bayes.abs()))
+
+
+@every_laboratory
+def test_equation_2_6_is_where_the_joint_density_is_largest_and_how_it_bends(laboratory):
+    def joint(z):
+        return laboratory.log_likelihood(z) + laboratory.prior.log_prob(z)
+
+    centre = laboratory.posterior.mean.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(joint(centre), centre)
+    bend = torch.autograd.functional.hessian(joint, laboratory.posterior.mean)
+    assert slope.abs().max() < 1e-9
+    torch.testing.assert_close(-torch.linalg.inv(bend), laboratory.covariance, atol=1e-9, rtol=1e-9)
+
+
+@every_laboratory
+def test_equation_2_7_is_the_average_of_the_log_weights(laboratory):
+    weights = laboratory.log_weight(laboratory.q.sample((20_000,)))
+    assert abs(weights.mean() - laboratory.elbo()) < 5 * weights.std() / 20_000**0.5
+
+
+@every_laboratory
+def test_equation_2_8_the_bound_rises_with_k_and_stays_below(laboratory):
+    log_weights = laboratory.log_weight(laboratory.q.sample((512, 64)))  # the same draws serve every K
+    means, errors = [], []
+    for k in (1, 2, 4, 8, 16, 32, 64):
+        grouped = log_weights.view(512, 64 // k, k).logsumexp(-1).mean(-1) - math.log(k)  # (512,)
+        means.append(grouped.mean())
+        errors.append(grouped.std() / 512**0.5)
+    assert all(a <= b + 1e-12 for a, b in zip(means, means[1:], strict=False))  # by concavity, for any draws
+    assert all(mean < laboratory.log_p + 3 * error + 1e-12 for mean, error in zip(means, errors, strict=True))
+
+
+@every_laboratory
+def test_equation_2_9_sampled_and_analytic_agree_and_the_sampled_is_silent_at_the_posterior(laboratory):
+    z = laboratory.q.sample((20_000,))
+    analytic = laboratory.log_likelihood(z) - kl_divergence(laboratory.q, laboratory.prior)
+    sampled = laboratory.log_weight(z)
+    difference = analytic - sampled
+    assert abs(difference.mean()) < 5 * difference.std() / 20_000**0.5
+    laboratory.q, own = laboratory.posterior, laboratory.q
+    assert laboratory.log_weight(laboratory.q.sample((100,))).std() < 1e-8
+    laboratory.q = own
 
 
 def test_equation_3_1_the_conditional_bound_lies_below(tiny):

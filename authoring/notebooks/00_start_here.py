@@ -29,7 +29,9 @@ import torch
 from cvae_lib import course, plots, pretrained
 
 model = pretrained.load_cvae("mnist-cvae")
-sevens = model.draw(torch.full((10,), 7), generator=torch.Generator().manual_seed(0))  # (10, 1, 28, 28)
+sevens = model.draw(
+    torch.full((10,), 7), generator=torch.Generator().manual_seed(0)
+)  # (10, 1, 28, 28)
 plots.digit_grid(sevens, "Ten different handwritten sevens, drawn by the network.")
 
 # %% [markdown]
@@ -48,11 +50,18 @@ plots.digit_grid(sevens, "Ten different handwritten sevens, drawn by the network
 
 # %%
 orders = torch.arange(10).repeat(4)  # 0..9, four times: (40,)
-latents = torch.randn(4, 32, generator=torch.Generator().manual_seed(10)).repeat_interleave(10, dim=0)  # (40, 32)
+latents = torch.randn(4, 32, generator=torch.Generator().manual_seed(10)).repeat_interleave(
+    10, dim=0
+)  # (40, 32)
 with torch.no_grad():
     pages = model.likelihood(latents, orders).mean  # (40, 1, 28, 28)
-plots.digit_grid(pages, "Four rows of the digits 0 to 9. Along a row the digits share slant and pen width; "
-                 "from row to row these change.", column_labels=range(10), row_labels=["z1", "z2", "z3", "z4"])
+plots.digit_grid(
+    pages,
+    "Four rows of the digits 0 to 9. Along a row the digits share slant and pen width; "
+    "from row to row these change.",
+    column_labels=range(10),
+    row_labels=["z1", "z2", "z3", "z4"],
+)
 
 # %% [markdown]
 # *Figure 0.2. Columns share the order $y$, rows share the latent $z$. Nobody told the network what slant is:
@@ -73,7 +82,14 @@ plots.digit_grid(pages, "Four rows of the digits 0 to 9. Along a row the digits 
 # %%
 card = pretrained.card("mnist-cvae")
 measured = card["measured"]
-print("trained on:", card["data"]["images"], "images of", card["data"]["name"], "|", card["data"]["licence"])
+print(
+    "trained on:",
+    card["data"]["images"],
+    "images of",
+    card["data"]["name"],
+    "|",
+    card["data"]["licence"],
+)
 print("protocol:  ", measured["protocol"])
 print(f"conditional negative log-likelihood: {measured['conditional_nll_nats']:.2f} nats per image")
 print(f"drawings read as asked: {measured['control_accuracy']:.1%}")

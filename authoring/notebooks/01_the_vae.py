@@ -31,7 +31,9 @@ from cvae_lib.training import fit
 
 torch.manual_seed(0)
 train, test = data.digits("train"), data.digits("test")
-print(f"{train.name}: {len(train)} training and {len(test)} test images of shape {train.image_shape}")
+print(
+    f"{train.name}: {len(train)} training and {len(test)} test images of shape {train.image_shape}"
+)
 
 # %% [markdown]
 # ## A story about how images come to be
@@ -50,12 +52,16 @@ print(f"{train.name}: {len(train)} training and {len(test)} test images of shape
 torch.manual_seed(0)
 weights, noise = torch.randn(16, 2), 0.1
 x = weights @ torch.tensor([1.5, -1.0]) + noise * torch.randn(16)  # one image, (16,)
-exact = torch.distributions.MultivariateNormal(torch.zeros(16), weights @ weights.T + noise**2 * torch.eye(16))
+exact = torch.distributions.MultivariateNormal(
+    torch.zeros(16), weights @ weights.T + noise**2 * torch.eye(16)
+)
 print(f"exact log p(x) = {exact.log_prob(x):.1f}")
 for samples in (10, 1_000, 100_000):
     z = torch.randn(samples, 2)  # (K, 2)
     log_p = torch.distributions.Normal(z @ weights.T, noise).log_prob(x).sum(1)  # (K,)
-    print(f"average over {samples:>7,} samples of the prior: {log_p.logsumexp(0) - math.log(samples):.1f}")
+    print(
+        f"average over {samples:>7,} samples of the prior: {log_p.logsumexp(0) - math.log(samples):.1f}"
+    )
 
 # %% [markdown]
 # Two latents already need many samples. With thirty, no number of samples would do. The way out: learn *where to look*.
@@ -76,6 +82,7 @@ for samples in (10, 1_000, 100_000):
 # $$\mathrm{KL}\big(\mathcal N(\mu, \sigma^2) \,\|\, \mathcal N(0, I)\big) =
 # \frac12 \sum_{d=1}^{D} \big(\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2\big). \tag{1.3}$$
 
+
 # %%
 def gaussian_kl(mean, log_variance):  # (B, D), (B, D)
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)  # (B,)
@@ -83,8 +90,14 @@ def gaussian_kl(mean, log_variance):  # (B, D), (B, D)
 
 mean, log_variance = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, math.log(0.25)]])
 q = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
-sampled = (q.log_prob(z := q.sample((100_000,))) - torch.distributions.Normal(0, 1).log_prob(z)).sum(-1).mean()
-print(f"formula (1.3): {gaussian_kl(mean, log_variance).item():.4f} nats;  100,000 samples: {sampled.item():.4f}")
+sampled = (
+    (q.log_prob(z := q.sample((100_000,))) - torch.distributions.Normal(0, 1).log_prob(z))
+    .sum(-1)
+    .mean()
+)
+print(
+    f"formula (1.3): {gaussian_kl(mean, log_variance).item():.4f} nats;  100,000 samples: {sampled.item():.4f}"
+)
 
 # %% [markdown]
 # ## How does a gradient get through a random draw?
@@ -110,16 +123,26 @@ print(f"formula (1.3): {gaussian_kl(mean, log_variance).item():.4f} nats;  100,0
 # %%
 dimensions, spread = [1, 2, 4, 8, 16, 32], {"score function": [], "reparameterised": []}
 for d in dimensions:
-    noise = torch.randn(20_000, d, generator=torch.Generator().manual_seed(d))  # mu = 0, sigma = 1, so z = noise
+    noise = torch.randn(
+        20_000, d, generator=torch.Generator().manual_seed(d)
+    )  # mu = 0, sigma = 1, so z = noise
     score = ((noise - 2) ** 2).sum(1) * noise[:, 0]  # f(z) * (z_0 - mu_0)
     path = 2 * (noise[:, 0] - 2)
     spread["score function"].append(score.var().item())
     spread["reparameterised"].append(path.var().item())
-    print(f"D = {d:>2}: means {score.mean():.2f} and {path.mean():.2f} (exact: -4), "
-          f"variance ratio {score.var() / path.var():,.0f}")
-plots.curves(spread, "Variance of two gradient estimators against the dimension, on a logarithmic scale. The score "
-             "function's grows steeply, the reparameterised one's stays at 4.", x=dimensions, x_label="dimension D",
-             y_label="variance of the gradient", log_y=True)
+    print(
+        f"D = {d:>2}: means {score.mean():.2f} and {path.mean():.2f} (exact: -4), "
+        f"variance ratio {score.var() / path.var():,.0f}"
+    )
+plots.curves(
+    spread,
+    "Variance of two gradient estimators against the dimension, on a logarithmic scale. The score "
+    "function's grows steeply, the reparameterised one's stays at 4.",
+    x=dimensions,
+    x_label="dimension D",
+    y_label="variance of the gradient",
+    log_y=True,
+)
 
 # %% [markdown]
 # *Figure 1.1. Variance of one gradient entry, 20,000 draws. At $D = 32$ one reparameterised draw is worth thousands
@@ -131,14 +154,17 @@ plots.curves(spread, "Variance of two gradient estimators against the dimension,
 # All of it by hand, with a latent of only two numbers so that it can be drawn. Note the reductions: **sum** over pixels,
 # **sum** over latents, mean over images, and only there.
 
+
 # %%
 class VAE(nn.Module):
     def __init__(self, latents=2):
         super().__init__()
-        self.encode = nn.Sequential(nn.Linear(784, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(),
-                                    nn.Linear(256, 2 * latents))
-        self.decode = nn.Sequential(nn.Linear(latents, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(),
-                                    nn.Linear(256, 784))
+        self.encode = nn.Sequential(
+            nn.Linear(784, 400), nn.SiLU(), nn.Linear(400, 200), nn.SiLU(), nn.Linear(200, 2 * latents)
+        )
+        self.decode = nn.Sequential(
+            nn.Linear(latents, 200), nn.SiLU(), nn.Linear(200, 400), nn.SiLU(), nn.Linear(400, 784)
+        )
 
     def terms(self, x):  # (B, 784)
         mean, log_variance = self.encode(x).chunk(2, dim=1)  # (B, D) each
@@ -146,6 +172,7 @@ class VAE(nn.Module):
         logits = self.decode(z)  # (B, 784)
         distortion = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)  # (B,)
         return distortion, gaussian_kl(mean, log_variance)
+
 
 # %%
 def train_by_hand(model, images, epochs):
@@ -164,6 +191,7 @@ def train_by_hand(model, images, epochs):
             history[name].append(value.item() / len(images))
     return history
 
+
 # %% [markdown]
 # `images.batches` shuffles, and draws each pixel as 0 or 1 with its grey level as the probability, anew every time
 # (*dynamic binarisation*): the Bernoulli decoder gets the binary data it is a model of.
@@ -172,9 +200,16 @@ def train_by_hand(model, images, epochs):
 torch.manual_seed(0)
 vae = VAE(latents=2)
 history = train_by_hand(vae, train, epochs=12)
-print(f"{sum(p.numel() for p in vae.parameters()):,} parameters; last epoch -ELBO {history['-ELBO'][-1]:.1f} nats")
-plots.curves(history, "Distortion and rate over 12 epochs: distortion falls from about 200 to about 140 nats while "
-             "the rate rises slowly to about 6 or 7.", x_label="epoch", y_label="nats per image")
+print(
+    f"{sum(p.numel() for p in vae.parameters()):,} parameters; last epoch -ELBO {history['-ELBO'][-1]:.1f} nats"
+)
+plots.curves(
+    history,
+    "Distortion and rate over 12 epochs: distortion falls from about 200 to about 140 nats while "
+    "the rate rises slowly to about 6 or 7.",
+    x_label="epoch",
+    y_label="nats per image",
+)
 
 # %% [markdown]
 # *Figure 1.2. Training first learns to draw (distortion falls), then spends rate where it pays: each nat of rate is
@@ -190,10 +225,17 @@ with torch.no_grad():
     x = test.pixels(torch.arange(10))  # (10, 1, 28, 28)
     mean, _ = vae.encode(x.flatten(1)).chunk(2, dim=1)
     torch.manual_seed(0)
-    images = [x, vae.decode(mean).sigmoid().view(-1, 1, 28, 28), vae.decode(torch.randn(10, 2)).sigmoid().view(-1, 1, 28, 28)]
-plots.digit_grid(torch.cat(images), "Ten test digits, their reconstructions through two numbers, and ten samples. "
-                 "Some reconstructions change a 4 into a 9 or a 5 into a 3; some samples lie between two digits.",
-                 row_labels=["real", "rebuilt", "sampled"])
+    images = [
+        x,
+        vae.decode(mean).sigmoid().view(-1, 1, 28, 28),
+        vae.decode(torch.randn(10, 2)).sigmoid().view(-1, 1, 28, 28),
+    ]
+plots.digit_grid(
+    torch.cat(images),
+    "Ten test digits, their reconstructions through two numbers, and ten samples. "
+    "Some reconstructions change a 4 into a 9 or a 5 into a 3; some samples lie between two digits.",
+    row_labels=["real", "rebuilt", "sampled"],
+)
 
 # %% [markdown]
 # *Figure 1.3. Two numbers cannot tell every 4 from every 9. Samples are plausible, and some fall between digits.*
@@ -203,8 +245,12 @@ plots.digit_grid(torch.cat(images), "Ten test digits, their reconstructions thro
 # %%
 with torch.no_grad():
     means, _ = vae.encode(test.pixels().flatten(1)).chunk(2, dim=1)  # (N, 2)
-plots.latent_map(means, test.labels, "Posterior means of the test images in the plane, coloured by digit. Each digit "
-                 "has a region of its own; 4, 7 and 9 overlap, and so do 3, 5 and 8.")
+plots.latent_map(
+    means,
+    test.labels,
+    "Posterior means of the test images in the plane, coloured by digit. Each digit "
+    "has a region of its own; 4, 7 and 9 overlap, and so do 3, 5 and 8.",
+)
 
 # %% [markdown]
 # *Figure 1.4. Nobody showed the network a label. Digits that look alike are neighbours, because neighbours in $z$
@@ -212,11 +258,18 @@ plots.latent_map(means, test.labels, "Posterior means of the test images in the 
 
 # %%
 steps = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.03, 0.97, 15))
-plane = torch.cartesian_prod(steps.flip(0), steps).flip(1)  # (225, 2): left to right z1, top to bottom -z2
+plane = torch.cartesian_prod(steps.flip(0), steps).flip(
+    1
+)  # (225, 2): left to right z1, top to bottom -z2
 with torch.no_grad():
     decoded = vae.decode(plane).sigmoid().view(-1, 1, 28, 28)
-plots.digit_grid(decoded, "The decoder's image at a 15 by 15 grid of latents: digits change smoothly into one another "
-                 "across the plane.", columns=15, size=0.42)
+plots.digit_grid(
+    decoded,
+    "The decoder's image at a 15 by 15 grid of latents: digits change smoothly into one another "
+    "across the plane.",
+    columns=15,
+    size=0.42,
+)
 
 # %% [markdown]
 # *Figure 1.5. The same plane, decoded. Between two digits lies a stretch of images that are neither.*
@@ -232,6 +285,7 @@ plots.digit_grid(decoded, "The decoder's image at a 15 by 15 grid of latents: di
 # \quad\text{with}\quad \beta = P = 784, \tag{1.5}$$
 #
 # and in the same way a mean over the latents gives $\beta = 1/D$, and both means give $\beta = P / D$.
+
 
 # %%
 def effective_beta(pixel_reduction, latent_reduction, pixels=784, latents=20):
@@ -260,10 +314,16 @@ for name, beta in (("sum, sum", 1.0), ("mean pixels", 784.0), ("mean latents", 1
     models[name] = CVAE(CVAEConfig(num_classes=0, latent_dim=20, hidden=(256, 256)))
     last = fit(models[name], train, epochs=8, beta=beta, learning_rate=4e-3, log_every=100)
     ll = evaluation.log_likelihood(models[name], test.subset(slice(1000)), samples=100)
-    print(f"{name:>12}: beta {beta:g}, rate {last.rate[-1]:.1f}, distortion {last.distortion[-1]:.1f}, -log p(x) {-ll.mean:.1f}")
+    print(
+        f"{name:>12}: beta {beta:g}, rate {last.rate[-1]:.1f}, distortion {last.distortion[-1]:.1f}, -log p(x) {-ll.mean:.1f}"
+    )
     rows.append(models[name].draw(count=10, generator=torch.Generator().manual_seed(0)))
-plots.digit_grid(torch.cat(rows), "Ten samples each. With both sums: digits. With the mean over pixels: ten times the same "
-                 "grey blur. With the mean over latents: scribbles.", row_labels=list(models))
+plots.digit_grid(
+    torch.cat(rows),
+    "Ten samples each. With both sums: digits. With the mean over pixels: ten times the same "
+    "grey blur. With the mean over latents: scribbles.",
+    row_labels=list(models),
+)
 
 # %% [markdown]
 # *Figure 1.6. One word in the code, three different models. All three losses went down.* If a paper or a repository says
@@ -278,15 +338,27 @@ plots.digit_grid(torch.cat(rows), "Ten samples each. With both sums: digits. Wit
 
 # %%
 judge = pretrained.load_judge(f"{train.name.lower()}-judge")
-drawn = models["sum, sum"].draw(count=5000, generator=torch.Generator().manual_seed(1))  # (5000, 1, 28, 28)
+drawn = models["sum, sum"].draw(
+    count=5000, generator=torch.Generator().manual_seed(1)
+)  # (5000, 1, 28, 28)
 with torch.no_grad():
     belief = torch.cat([judge(part) for part in drawn.split(1000)]).softmax(1)  # (5000, 10)
 acceptable = (belief >= 0.9).float().mean(0)  # (10,)
 needed = 20 / acceptable.clamp_min(1e-4)
-print(f"{(belief.max(1).values < 0.9).float().mean():.0%} of the drawings are acceptable as no digit at all")
-print(f"twenty acceptable sevens take about {needed[7]:.0f} drawings; the rarest digit takes {needed.max():.0f}")
-plots.bars(needed.tolist(), range(10), "Drawings needed for twenty acceptable images of each digit: a few hundred each, "
-           "different from digit to digit.", x_label="digit wanted", y_label="drawings needed for 20")
+print(
+    f"{(belief.max(1).values < 0.9).float().mean():.0%} of the drawings are acceptable as no digit at all"
+)
+print(
+    f"twenty acceptable sevens take about {needed[7]:.0f} drawings; the rarest digit takes {needed.max():.0f}"
+)
+plots.bars(
+    needed.tolist(),
+    range(10),
+    "Drawings needed for twenty acceptable images of each digit: a few hundred each, "
+    "different from digit to digit.",
+    x_label="digit wanted",
+    y_label="drawings needed for 20",
+)
 
 # %% [markdown]
 # *Figure 1.7. The price of not being able to ask. A conditional model needs about twenty drawings, whatever the digit.*
@@ -296,10 +368,12 @@ plots.bars(needed.tolist(), range(10), "Drawings needed for twenty acceptable im
 # %%
 record = records.load("rejection")
 print(record["protocol"])
-for figure, text in (("rejection_draws_7", "drawings for twenty 7s, by rejection"),
-                     ("conditional_draws_7", "drawings for twenty 7s, by asking"),
-                     ("seconds_ratio_7", "seconds, rejection : asking"),
-                     ("rejection_draws_worst", "drawings for the rarest digit, by rejection")):
+for figure, text in (
+    ("rejection_draws_7", "drawings for twenty 7s, by rejection"),
+    ("conditional_draws_7", "drawings for twenty 7s, by asking"),
+    ("seconds_ratio_7", "seconds, rejection : asking"),
+    ("rejection_draws_worst", "drawings for the rarest digit, by rejection"),
+):
     print(f"{text:<44} {records.band(record, figure)}")
 
 # %% [markdown]

@@ -26,7 +26,9 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from cvae_lib import plots
 
 torch.manual_seed(0)
-torch.set_default_dtype(torch.float64)  # sixteen digits, so that an identity can be told from an approximation
+torch.set_default_dtype(
+    torch.float64
+)  # sixteen digits, so that an identity can be told from an approximation
 
 # %% [markdown]
 # ## One more thing to know
@@ -40,9 +42,11 @@ torch.set_default_dtype(torch.float64)  # sixteen digits, so that an identity ca
 # generated. Whether the prior listens to $y$ is a choice. Three graphs:
 
 # %%
-plots.graphical_models("Three graphs. VAE: an arrow from z to x. CVAE with a fixed prior: arrows from z to x and from y to x. "
-                       "CVAE with a conditional prior: also an arrow from y to z. In each, a dashed arrow shows what "
-                       "the encoder reads to guess z: x, and in the CVAEs y as well.")
+plots.graphical_models(
+    "Three graphs. VAE: an arrow from z to x. CVAE with a fixed prior: arrows from z to x and from y to x. "
+    "CVAE with a conditional prior: also an arrow from y to z. In each, a dashed arrow shows what "
+    "the encoder reads to guess z: x, and in the CVAEs y as well."
+)
 
 # %% [markdown]
 # *Figure 2.1. Solid arrows generate; dashed arrows are the encoder, which guesses $z$ from what is known. Grey nodes
@@ -110,7 +114,9 @@ print(f"log p(x|y)     = {log_p:.10f}")
 
 # Bayes' rule must give the same number at any z; try a far one.
 z = torch.tensor([3.0, -2.0])
-print(f"by Bayes' rule = {likelihood(z).log_prob(x) + prior.log_prob(z) - posterior.log_prob(z):.10f}")
+print(
+    f"by Bayes' rule = {likelihood(z).log_prob(x) + prior.log_prob(z) - posterior.log_prob(z):.10f}"
+)
 
 # %% [markdown]
 # ## Is it really a bound?
@@ -120,6 +126,7 @@ print(f"by Bayes' rule = {likelihood(z).log_prob(x) + prior.log_prob(z) - poster
 #
 # $$\mathrm{ELBO} = \log \mathcal N(x;\, Wm + Uy,\, s^2 I) - \frac{\operatorname{tr}(W S W^\top)}{2 s^2}
 # - \mathrm{KL}\big(\mathcal N(m, S) \,\|\, p(z \mid y)\big). \tag{2.7}$$
+
 
 # %%
 def elbo(q):
@@ -134,8 +141,10 @@ def wrong(shift, scale):  # the exact posterior, moved and stretched
 for shift, scale in ((0.0, 1.0), (0.5, 1.0), (0.0, 2.0), (0.0, 0.3), (1.0, 0.5)):
     q = wrong(torch.tensor([shift, -shift]), scale)
     gap = kl_divergence(q, posterior)
-    print(f"shift {shift:.1f}, scale {scale:.1f}: ELBO {elbo(q):8.4f}, gap {gap:7.4f}, "
-          f"ELBO + gap - log p = {elbo(q) + gap - log_p:+.0e}")
+    print(
+        f"shift {shift:.1f}, scale {scale:.1f}: ELBO {elbo(q):8.4f}, gap {gap:7.4f}, "
+        f"ELBO + gap - log p = {elbo(q) + gap - log_p:+.0e}"
+    )
 
 # %% [markdown]
 # Three things to notice. The ELBO never exceeds $\log p(x \mid y)$. In the first row, $q$ is the posterior and nothing is
@@ -147,7 +156,10 @@ for _ in range(1000):
     root = torch.randn(2, 2)
     q = MultivariateNormal(torch.randn(2), root @ root.T + 0.01 * torch.eye(2))
     worst = max(worst, abs(float(elbo(q) + kl_divergence(q, posterior) - log_p)))
-print(f"largest violation of (2.3) over 1,000 random q: {worst:.0e}", "(below 1e-10)" if worst < 1e-10 else "")
+print(
+    f"largest violation of (2.3) over 1,000 random q: {worst:.0e}",
+    "(below 1e-10)" if worst < 1e-10 else "",
+)
 
 # %% [markdown]
 # ## Move q and watch
@@ -162,11 +174,18 @@ print(f"largest violation of (2.3) over 1,000 random q: {worst:.0e}", "(below 1e
 
 # %%
 stills = [(0.0, 1.0), (0.5, 1.0), (0.0, 2.0), (0.0, 0.5)]
-captions = [f"ELBO {float(elbo(wrong(torch.tensor([a, -a]), b))):.2f}\ngap "
-            f"{float(kl_divergence(wrong(torch.tensor([a, -a]), b), posterior)):.2f}" for a, b in stills]
-plots.gaussian_stills(posterior, [wrong(torch.tensor([a, -a]), b) for a, b in stills], captions,
-                      "Four stills of the plane of z. The posterior's ellipses in grey, q's in blue: exact, shifted, twice as "
-                      "wide, half as wide. The exact one has gap zero, the twice as wide one the largest of the scaled ones.")
+captions = [
+    f"ELBO {float(elbo(wrong(torch.tensor([a, -a]), b))):.2f}\ngap "
+    f"{float(kl_divergence(wrong(torch.tensor([a, -a]), b), posterior)):.2f}"
+    for a, b in stills
+]
+plots.gaussian_stills(
+    posterior,
+    [wrong(torch.tensor([a, -a]), b) for a, b in stills],
+    captions,
+    "Four stills of the plane of z. The posterior's ellipses in grey, q's in blue: exact, shifted, twice as "
+    "wide, half as wide. The exact one has gap zero, the twice as wide one the largest of the scaled ones.",
+)
 
 # %% [markdown]
 # *Figure 2.2. The posterior (grey) and four $q$ (blue). Bound plus gap is the same in every still: $\log p(x \mid y)$.*
@@ -181,16 +200,23 @@ plots.gaussian_stills(posterior, [wrong(torch.tensor([a, -a]), b) for a, b in st
 m, root = torch.zeros(2, requires_grad=True), torch.eye(2).requires_grad_()
 optimiser = torch.optim.Adam([m, root], lr=0.05)
 gaps = []
-for _ in range(600):
+for _ in range(300):
     q = MultivariateNormal(m, root @ root.T)
     gaps.append(kl_divergence(q, posterior).item())
     loss = -elbo(q)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-print(f"gap at the start {gaps[0]:.2f} nats, at the end {gaps[-1]:.0e}; mean off by {(m - posterior.mean).norm():.0e}")
-plots.curves({"gap": gaps}, "The gap against the step, on a logarithmic scale: it falls from several nats to almost nothing.",
-             x_label="step", y_label="KL(q || posterior), nats", log_y=True)
+print(
+    f"gap at the start {gaps[0]:.2f} nats, at the end {gaps[-1]:.0e}; mean off by {(m - posterior.mean).norm():.0e}"
+)
+plots.curves(
+    {"gap": gaps},
+    "The gap against the step, on a logarithmic scale: it falls from several nats to almost nothing.",
+    x_label="step",
+    y_label="KL(q || posterior), nats",
+    log_y=True,
+)
 
 # %% [markdown]
 # *Figure 2.3. By (2.3), raising the ELBO over $q$ at fixed $p$ can only mean approaching the posterior.* In a VAE,
@@ -206,6 +232,7 @@ plots.curves({"gap": gaps}, "The gap against the step, on a logarithmic scale: i
 # w_k = \frac{p(x \mid z_k, y)\, p(z_k \mid y)}{q(z_k \mid x, y)},\; z_k \sim q; \qquad
 # \mathrm{ELBO} = L_1 \le L_2 \le \dots \le \log p(x \mid y). \tag{2.8}$$
 
+
 # %%
 def log_weights(q, *shape):
     z = q.sample(shape)  # (..., 2)
@@ -218,9 +245,15 @@ for k in counts:
     values = log_weights(q, 2000, k).logsumexp(1) - math.log(k)  # (2000,)
     bounds.append(values.mean().item())
     print(f"K = {k:>4}: {bounds[-1]:.4f} ± {values.std() / 2000**0.5:.4f}   (log p = {log_p:.4f})")
-plots.curves({"$L_K$": bounds, "log p(x|y)": [log_p.item()] * len(counts)}, "The K-sample bound rises from the ELBO towards the "
-             "exact log-likelihood, a horizontal line, as K grows from 1 to 1000.", x=counts, x_label="samples K",
-             y_label="nats", log_x=True)
+plots.curves(
+    {"$L_K$": bounds, "log p(x|y)": [log_p.item()] * len(counts)},
+    "The K-sample bound rises from the ELBO towards the "
+    "exact log-likelihood, a horizontal line, as K grows from 1 to 1000.",
+    x=counts,
+    x_label="samples K",
+    y_label="nats",
+    log_x=True,
+)
 
 # %% [markdown]
 # *Figure 2.4. The bound rises to $\log p(x \mid y)$.* This is how the course estimates test likelihoods, with $K$ stated. How
@@ -238,12 +271,17 @@ plots.curves({"$L_K$": bounds, "log p(x|y)": [log_p.item()] * len(counts)}, "The
 # **Predict first.** The formula has no noise, so the analytic version should win. Always?
 
 # %%
-for name, q in (("q far from the posterior", wrong(torch.tensor([1.5, -1.5]), 0.3)), ("q exact", posterior)):
+for name, q in (
+    ("q far from the posterior", wrong(torch.tensor([1.5, -1.5]), 0.3)),
+    ("q exact", posterior),
+):
     z = q.sample((100_000,))
     log_x = likelihood(z).log_prob(x)
     analytic, sampled = log_x - kl_divergence(q, prior), log_x + prior.log_prob(z) - q.log_prob(z)
-    print(f"{name}: ELBO {elbo(q):.3f}; analytic {analytic.mean():.3f}, variance {analytic.var():.3f}; "
-          f"sampled {sampled.mean():.3f}, variance {sampled.var():.3g}")
+    print(
+        f"{name}: ELBO {elbo(q):.3f}; analytic {analytic.mean():.3f}, variance {analytic.var():.3f}; "
+        f"sampled {sampled.mean():.3f}, variance {sampled.var():.3g}"
+    )
 
 # %% [markdown]
 # Away from the posterior the two are close, and the formula may have the edge. At the posterior the sampled version has **no
@@ -258,9 +296,14 @@ for name, q in (("q far from the posterior", wrong(torch.tensor([1.5, -1.5]), 0.
 
 # %%
 A_y, U_y = A @ y, U @ y
-with_y, without_y = (MultivariateNormal(W @ a + u, W @ W.T + s**2 * torch.eye(4)) for a, u in ((A_y, U_y), (0 * A_y, 0 * U_y)))
+with_y, without_y = (
+    MultivariateNormal(W @ a + u, W @ W.T + s**2 * torch.eye(4))
+    for a, u in ((A_y, U_y), (0 * A_y, 0 * U_y))
+)
 plain = MultivariateNormal(torch.zeros(4), W @ W.T + s**2 * torch.eye(4))
-print(f"log p(x|y) = {with_y.log_prob(x):.4f};  y set to nothing: {without_y.log_prob(x):.4f}, the plain model: {plain.log_prob(x):.4f}")
+print(
+    f"log p(x|y) = {with_y.log_prob(x):.4f};  y set to nothing: {without_y.log_prob(x):.4f}, the plain model: {plain.log_prob(x):.4f}"
+)
 
 # %% [markdown]
 # In the library it is the same class: `CVAEConfig(num_classes=0)` is the VAE.

@@ -35,7 +35,9 @@ from cvae_lib.training import fit
 
 torch.manual_seed(0)
 train, test = data.digits("train"), data.digits("test")
-print(f"{train.name}: {len(train)} training and {len(test)} test images of shape {train.image_shape}")
+print(
+    f"{train.name}: {len(train)} training and {len(test)} test images of shape {train.image_shape}"
+)
 
 # %% [markdown]
 # ## The bound, with y in it
@@ -74,8 +76,12 @@ class Skip(nn.Module):
 class VAE(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encode = nn.Sequential(nn.Linear(784, W), nn.SiLU(), Skip(), Skip(), Skip(), nn.Linear(W, 2 * D))
-        self.decode = nn.Sequential(nn.Linear(D, W), nn.SiLU(), Skip(), Skip(), Skip(), nn.Linear(W, 784))
+        self.encode = nn.Sequential(
+            nn.Linear(784, W), nn.SiLU(), Skip(), Skip(), Skip(), nn.Linear(W, 2 * D)
+        )
+        self.decode = nn.Sequential(
+            nn.Linear(D, W), nn.SiLU(), Skip(), Skip(), Skip(), nn.Linear(W, 784)
+        )
 
     def loss(self, x):  # (B, 784)
         mean, log_variance = self.encode(x).chunk(2, dim=1)  # (B, 32) each
@@ -85,16 +91,22 @@ class VAE(nn.Module):
         rate = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)  # (B,)
         return (distortion + rate).mean()
 
+
 # %% [markdown]
 # Now the label. A network reads numbers, and the number 7 is not "more" than the number 3, so the label goes in as a
 # one-hot row: ten entries, one of them 1. It is glued to the encoder's input and to the decoder's input.
+
 
 # %%
 class ConditionalVAE(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encode = nn.Sequential(nn.Linear(784 + 10, W), nn.SiLU(), Skip(), Skip(), Skip(), nn.Linear(W, 2 * D))
-        self.decode = nn.Sequential(nn.Linear(D + 10, W), nn.SiLU(), Skip(), Skip(), Skip(), nn.Linear(W, 784))
+        self.encode = nn.Sequential(
+            nn.Linear(784 + 10, W), nn.SiLU(), Skip(), Skip(), Skip(), nn.Linear(W, 2 * D)
+        )
+        self.decode = nn.Sequential(
+            nn.Linear(D + 10, W), nn.SiLU(), Skip(), Skip(), Skip(), nn.Linear(W, 784)
+        )
 
     def loss(self, x, y):  # (B, 784), (B,)
         c = F.one_hot(y, 10).float()  # (B, 10)
@@ -105,12 +117,19 @@ class ConditionalVAE(nn.Module):
         rate = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)  # (B,)
         return (distortion + rate).mean()
 
+
 # %% [markdown]
 # Where do they differ? Let the computer say: `-` is the VAE's line, `+` the new one.
 
+
 # %%
 def lines(model):
-    return [line for part in (model.__init__, model.loss) for line in inspect.getsource(part).splitlines()]
+    return [
+        line
+        for part in (model.__init__, model.loss)
+        for line in inspect.getsource(part).splitlines()
+    ]
+
 
 for line in difflib.ndiff(lines(VAE), lines(ConditionalVAE)):
     if line[0] in "+-":
@@ -143,7 +162,7 @@ print(f"library: {elbo_terms(model, x, y).loss().item():.3f} nats")
 # twice.
 
 # %%
-training = {"epochs": 40, "batch_size": 256, "learning_rate": 4e-3, "seed": 0}
+training = {"epochs": 30, "batch_size": 256, "learning_rate": 4e-3, "seed": 0}
 torch.manual_seed(0)
 vae = CVAE(CVAEConfig(num_classes=0, latent_dim=D, hidden=(W,) * 4))
 vae_history = fit(vae, train, **training)
@@ -155,10 +174,17 @@ cvae_history = fit(cvae, train, **training)
 print(f"{vae.num_parameters():,} parameters in the VAE, {cvae.num_parameters():,} in the CVAE")
 
 # %%
-plots.curves({"VAE distortion": vae_history.distortion, "CVAE distortion": cvae_history.distortion,
-              "VAE rate": vae_history.rate, "CVAE rate": cvae_history.rate},
-             "Distortion and rate over the epochs. Both fall into place within ten epochs; the CVAE ends lower in both.",
-             x_label="epoch", y_label="nats per image")
+plots.curves(
+    {
+        "VAE distortion": vae_history.distortion,
+        "CVAE distortion": cvae_history.distortion,
+        "VAE rate": vae_history.rate,
+        "CVAE rate": cvae_history.rate,
+    },
+    "Distortion and rate over the epochs. Both fall into place within ten epochs; the CVAE ends lower in both.",
+    x_label="epoch",
+    y_label="nats per image",
+)
 
 # %% [markdown]
 # *Figure 3.1. The CVAE's rate is lower from early on: what $y$ says need not be sent through $z$.*
@@ -171,8 +197,11 @@ plots.curves({"VAE distortion": vae_history.distortion, "CVAE distortion": cvae_
 # %%
 asked = torch.arange(10).repeat_interleave(10)  # (100,)
 drawn = cvae.draw(asked, generator=torch.Generator().manual_seed(1))
-plots.digit_grid(drawn, "A hundred generated digits, ten of each class from 0 to 9, one class per row.",
-                 row_labels=range(10))
+plots.digit_grid(
+    drawn,
+    "A hundred generated digits, ten of each class from 0 to 9, one class per row.",
+    row_labels=range(10),
+)
 
 # %% [markdown]
 # *Figure 3.2. One row per order. Look for a drawing that is not what was asked: there may be one or two.*
@@ -205,10 +234,17 @@ rows = torch.tensor([int((test.labels == digit).nonzero()[7]) for digit in (0, 2
 real, labels = test.pixels(rows), test.labels[rows]  # (4, 1, 28, 28), (4,)
 with torch.no_grad():
     z = cvae.posterior(real, labels).mean  # (4, 32)
-    turned = cvae.likelihood(z.repeat_interleave(10, 0), torch.arange(10).repeat(4)).mean  # (40, 1, 28, 28)
+    turned = cvae.likelihood(
+        z.repeat_interleave(10, 0), torch.arange(10).repeat(4)
+    ).mean  # (40, 1, 28, 28)
 sheet = torch.cat([real[:, None], turned.unflatten(0, (4, 10))], dim=1)  # (4, 11, 1, 28, 28)
-plots.digit_grid(sheet.flatten(0, 1), "Four rows. The first image of each is a real digit, then come the digits 0 to "
-                 "9 in its handwriting.", columns=11, column_labels=["real", *range(10)])
+plots.digit_grid(
+    sheet.flatten(0, 1),
+    "Four rows. The first image of each is a real digit, then come the digits 0 to "
+    "9 in its handwriting.",
+    columns=11,
+    column_labels=["real", *range(10)],
+)
 
 # %% [markdown]
 # *Figure 3.3. Handwriting carried over to digits the writer never wrote. Under the true label the decoder gives back
@@ -220,8 +256,12 @@ plots.digit_grid(sheet.flatten(0, 1), "Four rows. The first image of each is a r
 # %%
 some = train.subset(slice(10_000))
 for name, m in (("VAE", vae), ("CVAE", cvae)):
-    share = evaluation.linear_probe(evaluation.posterior_means(m, some), some.labels,
-                                    evaluation.posterior_means(m, test), test.labels)
+    share = evaluation.linear_probe(
+        evaluation.posterior_means(m, some),
+        some.labels,
+        evaluation.posterior_means(m, test),
+        test.labels,
+    )
     print(f"{name:>4}: a linear reader finds the digit in z in {share:.2f} of the test images")
 
 # %% [markdown]
@@ -277,24 +317,35 @@ print(f"paired difference = {gap} nats, where a label can be worth at most {math
 # %%
 table = evaluation.class_log_likelihoods(cvae, test, samples=20)  # (10000, 10)
 marginal = table.logsumexp(1) - math.log(10)  # (10000,)
-own = table.gather(1, test.labels[:len(table), None])[:, 0]  # under the true label
+own = table.gather(1, test.labels[: len(table), None])[:, 0]  # under the true label
 print(f"CVAE without label: -log p(x) = {-marginal.mean():.2f} nats")
-print(f"a label is worth {(own - marginal).mean():.3f} nats to this model (at most {math.log(10):.3f})")
-print("marginal CVAE better than VAE by", evaluation.mean_and_error(marginal - ll_vae.per_example), "nats")
+print(
+    f"a label is worth {(own - marginal).mean():.3f} nats to this model (at most {math.log(10):.3f})"
+)
+print(
+    "marginal CVAE better than VAE by",
+    evaluation.mean_and_error(marginal - ll_vae.per_example),
+    "nats",
+)
 
 # %% [markdown]
 # Inside one model the label is worth almost the full 2.303 nats: knowing the image leaves little doubt about the digit.
 # The rest of the gap is fit. And the surprise: **the CVAE, not told the label, is a better unconditional model than
 # the VAE.** Ten labels during training taught it a structure the VAE had to find alone.
 #
-# One run is one run. The same protocol over three seeds, recorded by `{{ command }}`:
+# One run is one run. The same protocol over three seeds, recorded by `benchmarks/studies/label_value.py`:
 
 # %%
 record = records.load("label_value")
 print(record["protocol"])
-for figure, text in (("vae_nll", "VAE -log p(x)"), ("cvae_nll", "CVAE -log p(x|y)"),
-                     ("marginal_nll", "CVAE -log p(x), marginal"), ("control", "control accuracy"),
-                     ("probe_vae", "label read from z, VAE"), ("probe_cvae", "label read from z, CVAE")):
+for figure, text in (
+    ("vae_nll", "VAE -log p(x)"),
+    ("cvae_nll", "CVAE -log p(x|y)"),
+    ("marginal_nll", "CVAE -log p(x), marginal"),
+    ("control", "control accuracy"),
+    ("probe_vae", "label read from z, VAE"),
+    ("probe_cvae", "label read from z, CVAE"),
+):
     print(f"{text:<26} {records.band(record, figure)}  over {len(record['runs'])} seeds")
 
 # %% [markdown]
@@ -308,10 +359,14 @@ for figure, text in (("vae_nll", "VAE -log p(x)"), ("cvae_nll", "CVAE -log p(x|y
 
 # %%
 posterior = table.softmax(1)  # (10000, 10)
-guess, truth = posterior.argmax(1), test.labels[:len(table)]
+guess, truth = posterior.argmax(1), test.labels[: len(table)]
 print(f"Bayes' rule classifies {(guess == truth).float().mean():.4f} of the test images correctly")
-plots.confusion(truth, guess, "Confusion matrix of the Bayes classifier: nearly everything lies on the diagonal; "
-                "each off-diagonal cell shows how many images of one digit were taken for another.")
+plots.confusion(
+    truth,
+    guess,
+    "Confusion matrix of the Bayes classifier: nearly everything lies on the diagonal; "
+    "each off-diagonal cell shows how many images of one digit were taken for another.",
+)
 
 # %% [markdown]
 # *Figure 3.4. Rows are true digits, columns guesses; only the mistakes are shaded.*
@@ -323,8 +378,13 @@ entropy = -(posterior * posterior.clamp_min(1e-30).log()).sum(1)  # nats
 doubt = entropy.argsort(descending=True)[:10]
 top = posterior[doubt].topk(2, dim=1)
 names = [f"{a}|{b}" for a, b in top.indices.tolist()]
-plots.digit_grid(test.pixels(doubt), "The ten test images the model doubts most, most of them ambiguous to a human "
-                 "too; above each its two likeliest labels.", column_labels=names, size=0.8)
+plots.digit_grid(
+    test.pixels(doubt),
+    "The ten test images the model doubts most, most of them ambiguous to a human "
+    "too; above each its two likeliest labels.",
+    column_labels=names,
+    size=0.8,
+)
 
 # %% [markdown]
 # *Figure 3.5. The ten most doubtful test images, with the two labels the model wavers between.*
@@ -338,10 +398,14 @@ plots.digit_grid(test.pixels(doubt), "The ten test images the model doubts most,
 # %%
 eights = test.subset((test.labels == 8).nonzero().flatten()[:10])
 x8 = eights.pixels()
-shown = [x8] + [cvae.reconstruct(x8, torch.full((10,), claim)[:len(x8)]) for claim in (8, 3, 1)]
-plots.digit_grid(torch.cat(shown), "Ten real eights and their reconstructions under the labels 8, 3 and 1. Under 8 "
-                 "they are faithful; under 3 and 1 they are pulled towards the claimed digit.", columns=len(x8),
-                 row_labels=["real", "as 8", "as 3", "as 1"])
+shown = [x8] + [cvae.reconstruct(x8, torch.full((10,), claim)[: len(x8)]) for claim in (8, 3, 1)]
+plots.digit_grid(
+    torch.cat(shown),
+    "Ten real eights and their reconstructions under the labels 8, 3 and 1. Under 8 "
+    "they are faithful; under 3 and 1 they are pulled towards the claimed digit.",
+    columns=len(x8),
+    row_labels=["real", "as 8", "as 3", "as 1"],
+)
 
 # %%
 wrong = table.scatter(1, truth[:, None], -math.inf)  # forget the true label

@@ -18,8 +18,8 @@ from cvae_lib.training import fit
 
 WANTED, AT_ONCE, CERTAIN = 20, 20, 0.9
 PROTOCOL = (
-    "MNIST; VAE and CVAE alike: 256-256 SiLU MLPs, D = 20, 8 epochs; draw 20 at a time and judge them until 20 are read "
-    "as the digit with probability >= 0.9; mean over 20 hunts per digit"
+    "MNIST; VAE and CVAE alike: 256-256 SiLU MLPs, D = 20, 8 epochs; draw 20 at a time and judge them until 20 are "
+    "read as the digit with probability >= 0.9; mean over 20 hunts per digit"
 )
 
 

@@ -1,0 +1,20 @@
+"""The figures of the course. Each is a :class:`Picture`: a matplotlib figure that carries its alt text."""
+
+from cvae_lib.plots.charts import bars, confusion, curves, latent_map
+from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
+from cvae_lib.plots.images import digit_grid
+from cvae_lib.plots.picture import COLOURS, MARKERS, Picture, new_figure
+
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "Picture",
+    "bars",
+    "confusion",
+    "curves",
+    "digit_grid",
+    "gaussian_stills",
+    "graphical_models",
+    "latent_map",
+    "new_figure",
+]
