@@ -160,7 +160,11 @@ class VAE(nn.Module):
     def __init__(self, latents=2):
         super().__init__()
         self.encode = nn.Sequential(
-            nn.Linear(784, 400), nn.SiLU(), nn.Linear(400, 200), nn.SiLU(), nn.Linear(200, 2 * latents)
+            nn.Linear(784, 400),
+            nn.SiLU(),
+            nn.Linear(400, 200),
+            nn.SiLU(),
+            nn.Linear(200, 2 * latents),
         )
         self.decode = nn.Sequential(
             nn.Linear(latents, 200), nn.SiLU(), nn.Linear(200, 400), nn.SiLU(), nn.Linear(400, 784)
