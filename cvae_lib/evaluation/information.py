@@ -10,7 +10,7 @@ from torch.distributions import Normal
 
 from cvae_lib import course
 from cvae_lib.data import ImageSet, PixelMode
-from cvae_lib.evaluation._examples import Examples, examples
+from cvae_lib.evaluation._examples import NOISE, Examples, examples
 from cvae_lib.evaluation.likelihood import Estimate, mean_and_error
 from cvae_lib.model import CVAE
 from cvae_lib.training import seeded
@@ -132,7 +132,7 @@ def _posteriors(seen: Examples, samples: int) -> tuple[Tensor, Tensor, Tensor, T
     # Apple's GPUs know no float64; the CPU does this part for them.
     place = torch.device("cpu") if model.device.type == "mps" else model.device
     parts: list[tuple[Tensor, ...]] = []
-    with seeded(seen.seed, model.device):
+    with seeded(seen.seed + NOISE, model.device):
         for x, condition, _ in seen.batches(1000):
             q = model.posterior(x, condition)
             if not isinstance(q.base_dist, Normal):
@@ -149,15 +149,13 @@ def _against_aggregate(
     z: Float[Tensor, "k b d"], mean: Float[Tensor, "b d"], scale: Float[Tensor, "b d"]
 ) -> tuple[Float[Tensor, "k b"], Float[Tensor, "k b"]]:
     r"""Return log q(z_n|x_n) and :math:`\log \sum_{m \ne n} q(z_n|x_m)`, a few rows of the table at a time."""
-    own, others = [], []
-    weight = scale**-2
+    own, others, weight = [], [], scale**-2
     # log q(z|x_m) is linear in (z^2, z, 1), so the whole table is a product of two matrices.
     constant = -(mean.square() * weight + 2 * scale.log() + math.log(2 * math.pi)).sum(1) / 2
-    for k in range(len(z)):
-        for rows in torch.arange(len(mean), device=z.device).split(max(1, ENTRIES_AT_ONCE // len(mean))):
-            here = z[k, rows]
-            table = here @ (mean * weight).T - here.square() @ (weight / 2).T + constant  # (rows, B)
-            column = rows[:, None]
-            own.append(table.gather(1, column)[:, 0])
-            others.append(table.scatter(1, column, -math.inf).logsumexp(1))
+    number = torch.arange(len(mean), device=z.device).repeat(len(z))[:, None]  # (K * B, 1): whose z the row is
+    at_once = max(1, ENTRIES_AT_ONCE // len(mean))
+    for here, column in zip(z.flatten(0, 1).split(at_once), number.split(at_once), strict=True):
+        table = here @ (mean * weight).T - here.square() @ (weight / 2).T + constant  # (rows, B)
+        own.append(table.gather(1, column)[:, 0])
+        others.append(table.scatter(1, column, -math.inf).logsumexp(1))
     return torch.cat(own).view(len(z), -1), torch.cat(others).view(len(z), -1)
