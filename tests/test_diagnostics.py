@@ -83,6 +83,20 @@ def test_a_posterior_that_only_follows_the_prior_is_not_active():
     torch.testing.assert_close(active_units(fixed, numbered(labels), **GREY).variances, moving[labels].var(0).float())
 
 
+def test_a_latent_that_repeats_the_label_is_active_but_not_within_it():
+    u, labels = normals(400, 2), torch.arange(400) % 3
+    shift = torch.zeros(64, 2, dtype=torch.float64)
+    shift[:3, 0] = matrix(-3.0, 0.0, 3.0)
+    net = LinearGaussian(u, torch.diag(matrix(0.0, 0.9)), matrix(1.0, 1.0), shift=shift)
+    active = active_units(net, numbered(labels), **GREY)
+    expected = sum(0.81 * u[labels == k, 1].var(unbiased=False) * (labels == k).sum() for k in range(3)) / (400 - 3)
+    torch.testing.assert_close(active.within_y.double(), torch.stack((0 * expected, expected)), atol=1e-6, rtol=1e-6)
+    assert (active.count, active.count_within_y) == (2, 1) and str(active).endswith(
+        "1 of them among images of the same y"
+    )
+    assert active_units(net, numbered(torch.arange(60)), **GREY).count_within_y is None
+
+
 # --- mutual information -------------------------------------------------------------------------------------
 
 

@@ -180,7 +180,7 @@ def test_the_error_of_a_share_is_wilsons():
 
 
 def test_times_of_one_series_do_not_count_as_many():
-    """Errors shared by a whole series: the share spreads over repetitions as its error says, not as if all were free."""
+    """Errors shared by a whole series: the share spreads over repetitions as its error says."""
     shares, errors = [], []
     for seed in range(300):
         level = doubles(40, 1, seed=seed)
@@ -240,3 +240,9 @@ def test_scores_keep_the_dtype():
     samples, obs = doubles(5, 3, 4), doubles(3, 4)
     for score in (crps, energy_score):
         assert score(samples, obs).dtype == torch.float64 and score(samples.float(), obs.float()).dtype == torch.float32
+
+
+def test_where_every_series_agrees_each_counts_once():
+    samples, obs = doubles(39, 30, 25), torch.zeros(30, 25, dtype=torch.float64)
+    found = interval_coverage(samples - samples.mean(0), obs, [0.95])[0]
+    assert found.share == 1 and found.standard_error == pytest.approx(1 / 60 / (1 + 1 / 30))

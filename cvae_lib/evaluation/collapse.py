@@ -91,10 +91,11 @@ class CollapseReport:
         return f"z is {self.latent_verdict}{why}; {y}."
 
     def __str__(self) -> str:
+        inside = "" if self.active.within_y is None else f"{self.active.count_within_y} among images of the same y"
         rows = [
             ("rate KL(q(z|x,y) || p(z|y))", f"{self.rate}", "nats"),
             ("distortion -log p(x|z,y)", f"{self.distortion}", "nats"),
-            ("active latents", f"{self.active.count} of {len(self.active.variances)}", ""),
+            ("active latents", f"{self.active.count} of {len(self.active.variances)}", inside),
         ]
         if self.kl_per_latent is not None:
             ordered = self.kl_per_latent.sort(descending=True).values

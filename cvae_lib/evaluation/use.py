@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cvae_lib import course
 from cvae_lib.data import ImageSet, PixelMode
-from cvae_lib.evaluation._examples import NOISE, examples, ring, ring_estimate
+from cvae_lib.evaluation._examples import NOISE, Examples, examples, ring, ring_estimate
 from cvae_lib.evaluation.likelihood import ROWS_AT_ONCE, Estimate, mean_and_error
 from cvae_lib.model import CVAE
 from cvae_lib.objective import log_importance_weights
@@ -24,19 +24,28 @@ class ActiveUnits:
         variances: (D,), variance of the posterior mean over the data, in squared units of z.
         errors: (D,), their standard errors.
         threshold: above which a latent counts as active.
+        within_y: (D,), variance among images of the same y, which leaves out what the latent tells of y; None for
+            a VAE, or where no two images share their y.
     """
 
     variances: Float[Tensor, " d"]
     errors: Float[Tensor, " d"]
     threshold: float
+    within_y: Float[Tensor, " d"] | None = None
 
     @property
     def count(self) -> int:
         """The number of active latents."""
         return int((self.variances > self.threshold).sum())
 
+    @property
+    def count_within_y(self) -> int | None:
+        """The number of latents that are active among images of the same y."""
+        return None if self.within_y is None else int((self.within_y > self.threshold).sum())
+
     def __str__(self) -> str:
-        return f"{self.count} of {len(self.variances)} latents active (variance above {self.threshold:g})"
+        inside = "" if self.within_y is None else f", {self.count_within_y} of them among images of the same y"
+        return f"{self.count} of {len(self.variances)} latents active (variance above {self.threshold:g}){inside}"
 
 
 @torch.no_grad()
@@ -55,8 +64,9 @@ def active_units(
               d \text{ is active if } A_d > \text{threshold}
 
     Under a fixed prior the second term is a constant and this is the definition of Burda et al.; where the prior
-    moves with y, following it tells nothing about x and does not count. The standard error of a variance is
-    :math:`\sqrt{(m_4 - A^2)/N}` with the fourth central moment :math:`m_4`.
+    moves with y, following it tells nothing about x and does not count. Under a fixed prior a latent can still be
+    active only because it repeats y; ``within_y`` is the variance around the mean of each y (pooled), without that.
+    The standard error of a variance is :math:`\sqrt{(m_4 - A^2)/N}` with the fourth central moment :math:`m_4`.
 
     Args:
         threshold: in squared units of z.
@@ -77,7 +87,17 @@ def active_units(
     centred -= centred.mean(0)
     variances = centred.square().sum(0) / (len(seen) - 1)
     errors = ((centred**4).mean(0) - variances**2).clamp(min=0).div(len(seen)).sqrt()
-    return ActiveUnits(variances.float(), errors.float(), threshold)
+    return ActiveUnits(variances.float(), errors.float(), threshold, _pooled(centred, seen))
+
+
+def _pooled(moves: Float[Tensor, "n d"], seen: Examples) -> Float[Tensor, " d"] | None:
+    """Return the variance around the means of the groups, if there are groups."""
+    _, member, sizes = seen.groups.unique(return_inverse=True, return_counts=True)
+    if seen.y is None or len(sizes) == len(moves):
+        return None
+    means = torch.zeros(len(sizes), moves.shape[1], dtype=moves.dtype).index_add_(0, member, moves) / sizes[:, None]
+    pooled: Tensor = (moves - means[member]).square().sum(0) / (len(moves) - len(sizes))
+    return pooled.float()
 
 
 @dataclass(frozen=True)
