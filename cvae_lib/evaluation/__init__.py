@@ -1,19 +1,57 @@
-"""Judging a model: how likely it finds held-out data, and whether it draws what it is asked for."""
+"""Judging a model: how likely it finds held-out data, whether it draws what it is asked for, and what of it is used."""
 
+from cvae_lib.evaluation.attributes import Calibration, calibration, control_calibration
+from cvae_lib.evaluation.collapse import CollapseReport, collapse_report
 from cvae_lib.evaluation.control import Control, Judge, accuracy, control_accuracy, train_judge
+from cvae_lib.evaluation.forecasts import (
+    Coverage,
+    ForecastReport,
+    crps,
+    crps_gaussian,
+    energy_score,
+    forecast_report,
+    interval_coverage,
+)
+from cvae_lib.evaluation.information import Information, mutual_information
 from cvae_lib.evaluation.likelihood import Estimate, class_log_likelihoods, log_likelihood, mean_and_error
 from cvae_lib.evaluation.probe import linear_probe, posterior_means
+from cvae_lib.evaluation.spread import Diversity, diversity, mean_pairwise_distance, relative_diversity
+from cvae_lib.evaluation.use import ActiveUnits, YUse, ZUse, active_units, is_y_used, is_z_used
 
 __all__ = [
+    "ActiveUnits",
+    "Calibration",
+    "CollapseReport",
     "Control",
+    "Coverage",
+    "Diversity",
     "Estimate",
+    "ForecastReport",
+    "Information",
     "Judge",
+    "YUse",
+    "ZUse",
     "accuracy",
+    "active_units",
+    "calibration",
     "class_log_likelihoods",
+    "collapse_report",
     "control_accuracy",
+    "control_calibration",
+    "crps",
+    "crps_gaussian",
+    "diversity",
+    "energy_score",
+    "forecast_report",
+    "interval_coverage",
+    "is_y_used",
+    "is_z_used",
     "linear_probe",
     "log_likelihood",
     "mean_and_error",
+    "mean_pairwise_distance",
+    "mutual_information",
     "posterior_means",
+    "relative_diversity",
     "train_judge",
 ]

@@ -1,0 +1,183 @@
+"""Posterior collapse: one report that joins the diagnostics and says in words what they mean."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+from cvae_lib.data import ImageSet, PixelMode
+from cvae_lib.evaluation._examples import NOISE, Examples, examples
+from cvae_lib.evaluation.information import Information, mutual_information
+from cvae_lib.evaluation.likelihood import Estimate, mean_and_error
+from cvae_lib.evaluation.use import ActiveUnits, YUse, ZUse, active_units, is_y_used, is_z_used
+from cvae_lib.model import CVAE
+from cvae_lib.objective import elbo_terms
+from cvae_lib.training import seeded
+
+LITTLE = 0.1  # nats per image; less than this is as good as nothing
+
+
+def _clear(estimate: Estimate) -> bool:
+    """Whether an estimate is worth speaking of: above ``LITTLE``, and above twice its standard error."""
+    return estimate.mean > LITTLE and not estimate.mean <= 2 * estimate.standard_error
+
+
+@dataclass(frozen=True)
+class CollapseReport:
+    """Is z alive, and is y heard? Prints as a table with a verdict.
+
+    Attributes:
+        rate: KL(q(z|x,y) || p(z|y)), nats per image.
+        distortion: -log p(x|z,y) at a z from q(z|x,y), nats per image.
+        kl_per_latent: (D,), the rate latent by latent, nats; None where the prior does not factorise.
+        active: the latents whose posterior mean moves with the data.
+        information: I(x;z|y) with its cap, and KL(q(z|y) || p(z|y)); None where no two images share their y.
+        z_used: what z does to the output.
+        y_used: what y does to the likelihood; None for a VAE.
+    """
+
+    rate: Estimate
+    distortion: Estimate
+    kl_per_latent: Float[Tensor, " d"] | None
+    active: ActiveUnits
+    information: Information | None
+    z_used: ZUse
+    y_used: YUse | None
+
+    @property
+    def symptoms(self) -> tuple[str, ...]:
+        """What speaks for a collapse of the whole latent, in words; empty if nothing does."""
+        found = []
+        if self.active.count == 0:
+            found.append("no latent is active")
+        if self.information is not None and not _clear(self.information.lower):
+            found.append("z tells nothing about x")
+        if not _clear(self.z_used.likelihood_lost):
+            found.append("the decoder does as well with the z of another image")
+        return tuple(found)
+
+    @property
+    def latent_verdict(self) -> str:
+        r"""``collapsed``, ``partly collapsed`` or ``alive``.
+
+        - collapsed: at least one of: no latent is active; I(x;z|y) (its lower bound) is not clear; the likelihood
+          lost when z is swapped is not clear. *Clear* is above 0.1 nat per image and above two standard errors.
+        - partly collapsed: none of these, but at least one latent is not active.
+        - alive: none of these, and every latent is active.
+        """
+        if self.symptoms:
+            return "collapsed"
+        return "alive" if self.active.count == len(self.active.variances) else "partly collapsed"
+
+    @property
+    def condition_verdict(self) -> str:
+        """``used`` if the likelihood lost when y is swapped is clear (as above), else ``ignored``; ``none`` for a
+        VAE."""
+        if self.y_used is None:
+            return "none"
+        return "used" if _clear(self.y_used.likelihood_lost) else "ignored"
+
+    @property
+    def verdict(self) -> str:
+        """Both verdicts, with their reasons, in one sentence."""
+        idle = len(self.active.variances) - self.active.count
+        why = {
+            "collapsed": f" ({' and '.join(self.symptoms)})",
+            "partly collapsed": f" ({idle} of {len(self.active.variances)} latents idle)",
+            "alive": "",
+        }[self.latent_verdict]
+        y = {"none": "there is no y", "used": "y is used", "ignored": "y is ignored"}[self.condition_verdict]
+        return f"z is {self.latent_verdict}{why}; {y}."
+
+    def __str__(self) -> str:
+        inside = "" if self.active.within_y is None else f"{self.active.count_within_y} among images of the same y"
+        rows = [
+            ("rate KL(q(z|x,y) || p(z|y))", f"{self.rate}", "nats"),
+            ("distortion -log p(x|z,y)", f"{self.distortion}", "nats"),
+            ("active latents", f"{self.active.count} of {len(self.active.variances)}", inside),
+        ]
+        if self.kl_per_latent is not None:
+            ordered = self.kl_per_latent.sort(descending=True).values
+            shown = " ".join(f"{value:.2f}" for value in ordered[:6].tolist())
+            rows.append(("KL per latent, largest first", shown + (" ..." if len(ordered) > 6 else ""), "nats"))
+        if self.information is None:
+            rows.append(("mutual information I(x;z|y)", "unknown", "no two images share their y"))
+        else:
+            known = self.information
+            reached = ", reached: use more images" if known.saturated else ""
+            rows += [
+                ("mutual information I(x;z|y), at least", f"{known.lower}", f"nats, cap {known.cap:.2f}{reached}"),
+                ("mutual information I(x;z|y), at most", f"{known.upper}", "nats"),
+                ("aggregate KL(q(z|y) || p(z|y))", f"{known.aggregate_kl}", "nats"),
+            ]
+        change, whose = self.z_used.output_change, "same y" if self.z_used.within_y else "any y"
+        rows += [
+            ("pixel change with another z", f"{change.mean:.3f} ± {change.standard_error:.3f}", "of white"),
+            (f"lost with the z of another image, {whose}", f"{self.z_used.likelihood_lost}", "nats"),
+        ]
+        if self.y_used is not None:
+            rows.append(("lost with the y of another image", f"{self.y_used.likelihood_lost}", "nats"))
+        wide, broad = (max(len(row[column]) for row in rows) for column in (0, 1))
+        return "\n".join([*(f"{a:<{wide}}  {b:>{broad}}  {c}".rstrip() for a, b, c in rows), self.verdict])
+
+
+def collapse_report(
+    model: CVAE,
+    data: ImageSet,
+    *,
+    threshold: float = 0.01,
+    samples: int = 20,
+    y: Shaped[Tensor, "n *y"] | None = None,
+    groups: Int64[Tensor, " n"] | None = None,
+    pixels: PixelMode = "stochastic",
+    seed: int = 0,
+) -> CollapseReport:
+    r"""Measure rate, active units, I(x;z|y), the use of z and the use of y, and judge them.
+
+    The rules behind the verdicts are written at :attr:`CollapseReport.latent_verdict` and
+    :attr:`CollapseReport.condition_verdict`. For a continuous y, I(x;z|y) needs ``groups``, see
+    :func:`mutual_information`; without them it is left out and the other symptoms decide.
+
+    Args:
+        threshold: variance above which a latent is active, see :func:`active_units`.
+        samples: K of the likelihoods in :func:`is_y_used`.
+        y: (N, ...), the condition of each image where it is not the label.
+        groups: (N,), which images count as having the same y, instead of those of equal y.
+
+    Raises:
+        ValueError: if there are fewer than two images, or ``y`` or ``groups`` do not fit.
+
+    Sources: Bowman et al. 2016, arXiv:1511.06349, for the collapse; Burda et al. 2016, arXiv:1509.00519; Hoffman
+    and Johnson 2016; Alemi et al. 2018, arXiv:1711.00464, for rate and distortion.
+    """
+    active = active_units(model, data, threshold, y=y, pixels=pixels, seed=seed)
+    seen = examples(model, data, y=y, groups=groups, pixels=pixels, seed=seed)
+    rate, distortion, kl = _terms(seen)
+    shared = seen.groups.unique().numel() < len(seen)
+    return CollapseReport(
+        rate=rate,
+        distortion=distortion,
+        kl_per_latent=kl.float() if len(kl) == len(active.variances) else None,
+        active=active,
+        information=mutual_information(model, data, y=y, groups=groups, pixels=pixels, seed=seed) if shared else None,
+        z_used=is_z_used(model, data, y=y, groups=groups, pixels=pixels, seed=seed),
+        y_used=is_y_used(model, data, samples=samples, y=y, pixels=pixels, seed=seed) if model.is_conditional else None,
+    )
+
+
+@torch.no_grad()
+def _terms(seen: Examples) -> tuple[Estimate, Estimate, Float[Tensor, " d"]]:
+    """Return rate and distortion, and the mean KL for each column that the objective has."""
+    rate, likelihood, columns = [], [], []
+    with seeded(seen.seed + NOISE, seen.model.device):
+        for x, condition, _ in seen.batches(1000):
+            terms = elbo_terms(seen.model, x, condition)
+            rate.append(terms.rate.cpu())
+            likelihood.append(terms.log_likelihood.cpu())
+            columns.append(terms.kl.cpu().double().sum(0))
+    return (
+        mean_and_error(torch.cat(rate)),
+        mean_and_error(-torch.cat(likelihood)),
+        torch.stack(columns).sum(0) / len(seen),
+    )
