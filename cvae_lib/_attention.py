@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cvae_lib._slot import Conditioning, without_padding, zero_linear
-from cvae_lib.conditions import Representation, Tokens
+from cvae_lib._slot import Conditioning, zero_linear
+from cvae_lib.conditions import Representation, Tokens, without_padding
 
 
 class CrossAttention(Conditioning):
@@ -44,6 +44,9 @@ class CrossAttention(Conditioning):
         values = c[:, None] if c.ndim == 2 else c.flatten(2).mT  # (B, 1, C) or (B, H*W, C)
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=c.device))
 
+    def _split(self, rows: Float[Tensor, "b n i"]) -> Float[Tensor, "b heads n d"]:
+        return rows.reshape(*rows.shape[:2], self.heads, -1).transpose(1, 2)
+
     def attend(
         self, h: Float[Tensor, "b f *space"], c: Representation
     ) -> tuple[Float[Tensor, "b f *space"], Float[Tensor, "b heads *spacel"]]:
@@ -55,12 +58,8 @@ class CrossAttention(Conditioning):
             ValueError: if h or c has another width or length than the layer or the other.
         """
         tokens = self._tokens(h, c)
-
-        def split(rows: Tensor) -> Tensor:
-            return rows.reshape(*rows.shape[:2], self.heads, -1).transpose(1, 2)  # (B, heads, N, d)
-
-        q = split(self.query(h.reshape(*h.shape[:2], -1).mT))  # N = H*W, or 1
-        k, v = split(self.key(tokens.values)), split(self.value(tokens.values))
+        q = self._split(self.query(h.reshape(*h.shape[:2], -1).mT))  # (B, heads, N, d), N = H*W or 1
+        k, v = self._split(self.key(tokens.values)), self._split(self.value(tokens.values))  # (B, heads, L, d)
         keep = tokens.mask[:, None, None]  # (B, 1, 1, L)
         scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, heads, N, L)
         # A row of padding alone would be 0/0 with -inf; with the lowest number it is uniform, and then masked to 0.

@@ -43,7 +43,9 @@ def told(where: Placement, blocks: int) -> set[int]:
 
 
 def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
-    """Raise ValueError if the images have another shape than the encoder was made for."""
+    """Raise ValueError if the images are no floats, or have another shape than the encoder was made for."""
+    if not x.is_floating_point():
+        raise ValueError(f"The encoder expects images as floats in [0, 1], not {x.dtype}; divide uint8 by 255.")
     if tuple(x.shape[1:]) != image_shape:
         raise ValueError(
             f"The encoder expects images of shape (B, {', '.join(map(str, image_shape))}), not {tuple(x.shape)}."

@@ -32,6 +32,22 @@ def examples(c: Representation) -> int:
     return len(c.values if isinstance(c, Tokens) else c)
 
 
+def masked_mean(c: Tokens) -> Float[Tensor, "b c"]:
+    r"""Return the mean of the tokens that are not padding, :math:`\sum_l m_l v_l / \sum_l m_l`, or 0: shape (B, C)."""
+    count = c.mask.sum(1, keepdim=True).clamp_min(1)
+    return without_padding(c).sum(1) / count
+
+
+def without_padding(c: Tokens) -> Float[Tensor, "b l c"]:
+    """Return the values with zeros under the padding, whatever stood there, even NaN."""
+    return c.values.masked_fill(~c.mask[..., None], 0)
+
+
+def as_vector(c: Representation) -> Float[Tensor, "b c"]:
+    """Return c as one vector per example, for whoever reads nothing else: tokens by their mean, an image flat."""
+    return masked_mean(c) if isinstance(c, Tokens) else c.flatten(1)
+
+
 def repeated(c: Representation, lead: tuple[int, ...]) -> Tensor | Tokens:
     """Repeat c over the axes in front of the batch, and lay them out as one: (K, B) becomes K*B rows.
 
@@ -40,11 +56,13 @@ def repeated(c: Representation, lead: tuple[int, ...]) -> Tensor | Tokens:
     """
     if examples(c) not in (1, lead[-1]):
         raise ValueError(f"y is for {examples(c)} examples, but x or z has {lead[-1]}; they must agree.")
+    if isinstance(c, Tokens):
+        return Tokens(_repeated_rows(c.values, lead), _repeated_rows(c.mask, lead))
+    return _repeated_rows(c, lead)
 
-    def rows(tensor: Tensor) -> Tensor:
-        return tensor.expand(*lead, *tensor.shape[1:]).reshape(-1, *tensor.shape[1:])
 
-    return Tokens(rows(c.values), rows(c.mask)) if isinstance(c, Tokens) else rows(c)
+def _repeated_rows(tensor: Tensor, lead: tuple[int, ...]) -> Tensor:
+    return tensor.expand(*lead, *tensor.shape[1:]).reshape(-1, *tensor.shape[1:])
 
 
 def _first_tensor(y: Any) -> Tensor:
@@ -69,6 +87,11 @@ class Condition(nn.Module):
 
     dim: int
     kind: Kind = "vector"
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of c as one vector, see :func:`as_vector`; a condition that gives images has to say how large."""
+        return self.dim
 
     def forward(self, y: Any) -> Representation | None:
         """Return c for raw y; zero, or all padding, where y is missing."""

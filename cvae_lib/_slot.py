@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cvae_lib.conditions import Representation, Tokens, examples
+from cvae_lib.conditions import Representation, Tokens, examples, masked_mean
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
@@ -13,17 +13,6 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.zeros_(layer.weight)
     return layer
-
-
-def masked_mean(c: Tokens) -> Float[Tensor, "b c"]:
-    r"""Return the mean of the tokens that are not padding, :math:`\sum_l m_l v_l / \sum_l m_l`, or 0: shape (B, C)."""
-    count = c.mask.sum(1, keepdim=True).clamp_min(1)
-    return without_padding(c).sum(1) / count
-
-
-def without_padding(c: Tokens) -> Float[Tensor, "b l c"]:
-    """Return the values with zeros under the padding, whatever stood there, even NaN."""
-    return c.values.masked_fill(~c.mask[..., None], 0)
 
 
 def over_space(rows: Float[Tensor, "b f *same"], h: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cvae_lib._attention import CrossAttention, attention_maps
-from cvae_lib._slot import Conditioning, along_features, masked_mean, over_space, zero_linear
+from cvae_lib._slot import Conditioning, along_features, over_space, zero_linear
 from cvae_lib.conditions import Representation
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "FiLM",
     "attention_maps",
     "conditioning",
-    "masked_mean",
 ]
 
 

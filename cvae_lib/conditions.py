@@ -14,7 +14,20 @@ from torch import Tensor, nn
 
 from cvae_lib._attributes import AttributeCondition
 from cvae_lib._captions import CaptionCondition, Vocabulary
-from cvae_lib._condition import MISSING, Condition, Kind, Representation, Tokens, described, examples, given, repeated
+from cvae_lib._condition import (
+    MISSING,
+    Condition,
+    Kind,
+    Representation,
+    Tokens,
+    as_vector,
+    described,
+    examples,
+    given,
+    masked_mean,
+    repeated,
+    without_padding,
+)
 
 __all__ = [
     "CONDITIONS",
@@ -32,9 +45,12 @@ __all__ = [
     "Representation",
     "Tokens",
     "Vocabulary",
+    "as_vector",
     "examples",
     "make_condition",
+    "masked_mean",
     "repeated",
+    "without_padding",
 ]
 
 
@@ -159,6 +175,12 @@ class ObservedCondition(Condition):
         self.image_shape, self.flat = (channels, height, width), flat
         self.dim = (channels + 1) * (height * width if flat else 1)
         self.kind = "vector" if flat else "image"
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of c laid flat: (channels + 1) H W."""
+        channels, height, width = self.image_shape
+        return (channels + 1) * height * width
 
     def _checked(self, y: Any) -> Observed:
         channels, height, width = self.image_shape

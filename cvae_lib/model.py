@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
 
-from cvae_lib.conditions import Condition, Representation, Tokens, examples, make_condition, repeated
+from cvae_lib.conditions import Condition, Representation, Tokens, as_vector, examples, make_condition, repeated
 from cvae_lib.networks import Placement, network_pair
 from cvae_lib.priors import StandardNormal
 
@@ -199,7 +199,7 @@ class CVAE(nn.Module):
         c = self._read(y, None if batch is None else (batch,))
         if batch is None:
             batch = len(y) if c is None else examples(c)
-        distribution: Independent = self.latent_prior(c, batch)
+        distribution: Independent = self.latent_prior(None if c is None else as_vector(c), batch)
         return distribution
 
     def likelihood(self, z: Float[Tensor, "*k b d"], y: Any = None) -> Independent:
@@ -210,6 +210,8 @@ class CVAE(nn.Module):
         Raises:
             ValueError: if y is missing though the decoder hears it, or z or y does not fit the model.
         """
+        if z.ndim < 2:
+            raise ValueError(f"z has shape (B, D), or (K, B, D) for K samples each, not {tuple(z.shape)}.")
         told = self.config.condition_in != "encoder"
         c = self._read(y, z.shape[:-1]) if told else None  # (K*B, C)
         flat = z.reshape(-1, z.shape[-1])  # (K*B, D)
