@@ -1,7 +1,13 @@
 """How y enters a network: layers with one signature, ``(h, c) -> h``, chosen by name.
 
-``h`` holds features, shape (B, F) or (B, F, H, W); ``c`` is the condition, shape (B, C). A layer may widen h,
-so the next one asks for ``out_features``.
+``h`` holds features, shape (B, F) or (B, F, H, W). ``c`` is what a condition gives, in any of its forms:
+
+- a vector (B, C), the same at every pixel of h;
+- ``Tokens`` (B, L, C): attention reads them one by one, the other layers read their mean without the padding;
+- an image (B, C, H, W) as large as h, told pixel by pixel; attention takes each of its pixels for a token.
+
+A layer may widen h, so the next one asks for ``out_features``. No layer has a bias beside c: where c is zero, or all
+padding, each does what it would do in a network without y.
 """
 
 from collections.abc import Callable
@@ -10,69 +16,127 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cvae_lib._attention import CrossAttention, attention_maps
+from cvae_lib._slot import Conditioning, along_features, over_space, zero_linear
+from cvae_lib.conditions import Representation
 
-def _over_space(rows: Float[Tensor, "b f"], h: Tensor) -> Tensor:
-    """Give rows (B, F) as many trailing axes of length one as h has, so that they broadcast over space."""
-    return rows.reshape(*rows.shape, *([1] * (h.ndim - 2)))
-
-
-class Concatenation(nn.Module):
-    r"""Append the condition to the features, :math:`h' = [h, c]`; over an image, c is repeated at every pixel."""
-
-    def __init__(self, features: int, condition_dim: int) -> None:
-        super().__init__()
-        self.out_features = features + condition_dim
-
-    def forward(self, h: Float[Tensor, "b f *space"], c: Float[Tensor, "b c"]) -> Float[Tensor, "b g *space"]:
-        """Return h with c appended along the feature axis: (B, F + C, ...)."""
-        return torch.cat([h, _over_space(c, h).expand(*c.shape, *h.shape[2:]).to(h.dtype)], dim=1)
-
-
-class Addition(nn.Module):
-    r"""Embed the condition and add it, :math:`h' = h + W c`."""
-
-    def __init__(self, features: int, condition_dim: int) -> None:
-        super().__init__()
-        self.out_features = features
-        self.embed = nn.Linear(condition_dim, features, bias=False)
-
-    def forward(self, h: Float[Tensor, "b f *space"], c: Float[Tensor, "b c"]) -> Float[Tensor, "b f *space"]:
-        """Return h plus the embedded condition, shape of h."""
-        return h + _over_space(self.embed(c), h)
+__all__ = [
+    "CONDITIONINGS",
+    "Addition",
+    "Concatenation",
+    "ConditionalBatchNorm",
+    "Conditioning",
+    "CrossAttention",
+    "FiLM",
+    "attention_maps",
+    "conditioning",
+]
 
 
-class FiLM(nn.Module):
-    r"""Scale and shift each feature by the condition, :math:`h' = (1 + \gamma(c)) h + \beta(c)`.
+class Concatenation(Conditioning):
+    r"""Append the condition to the features, :math:`h' = [h, c]`; over an image, c is repeated at every pixel.
 
-    The layer that makes gamma and beta starts at zero, so FiLM starts as the identity.
-    Source: Perez et al. 2018, arXiv:1709.07871.
+    Source: Mirza and Osindero 2014, arXiv:1411.1784.
     """
 
     def __init__(self, features: int, condition_dim: int) -> None:
-        super().__init__()
-        self.out_features = features
-        self.modulate = nn.Linear(condition_dim, 2 * features)
-        nn.init.zeros_(self.modulate.weight)
-        nn.init.zeros_(self.modulate.bias)
+        super().__init__(features, condition_dim)
+        self.out_features = features + condition_dim
 
-    def forward(self, h: Float[Tensor, "b f *space"], c: Float[Tensor, "b c"]) -> Float[Tensor, "b f *space"]:
-        """Return the modulated features, shape of h."""
-        gamma, beta = self.modulate(c).chunk(2, dim=1)  # (B, F) each
-        return (1 + _over_space(gamma, h)) * h + _over_space(beta, h)
+    def forward(self, h: Float[Tensor, "b f *space"], c: Representation) -> Float[Tensor, "b g *space"]:
+        """Return h with c appended along the feature axis: (B, F + C, ...).
+
+        Raises:
+            ValueError: if h or c has another width, length or size than the layer or the other.
+        """
+        rows = over_space(self._rows(h, c), h)
+        return torch.cat([h, rows.expand(*rows.shape[:2], *h.shape[2:]).to(h.dtype)], dim=1)
 
 
-CONDITIONINGS: dict[str, Callable[[int, int], nn.Module]] = {
+class Addition(Conditioning):
+    r"""Embed the condition and add it, :math:`h' = h + W c`."""
+
+    def __init__(self, features: int, condition_dim: int) -> None:
+        super().__init__(features, condition_dim)
+        self.embed = nn.Linear(condition_dim, features, bias=False)
+
+    def forward(self, h: Float[Tensor, "b f *space"], c: Representation) -> Float[Tensor, "b f *space"]:
+        """Return h plus the embedded condition, shape of h.
+
+        Raises:
+            ValueError: if h or c has another width, length or size than the layer or the other.
+        """
+        return h + over_space(along_features(self.embed, self._rows(h, c)), h)
+
+
+class FiLM(Conditioning):
+    r"""Scale and shift each feature by the condition, :math:`h' = (1 + \gamma(c)) h + \beta(c)`.
+
+    Gamma and beta are linear in c, without bias, and start at zero: FiLM starts as the identity, and stays it where
+    c is zero. Sources: Perez et al. 2018, arXiv:1709.07871; for images c, Park et al. 2019, arXiv:1903.07291.
+    """
+
+    def __init__(self, features: int, condition_dim: int) -> None:
+        super().__init__(features, condition_dim)
+        self.modulate = zero_linear(condition_dim, 2 * features)
+
+    def forward(self, h: Float[Tensor, "b f *space"], c: Representation) -> Float[Tensor, "b f *space"]:
+        """Return the modulated features, shape of h.
+
+        Raises:
+            ValueError: if h or c has another width, length or size than the layer or the other.
+        """
+        gamma, beta = along_features(self.modulate, self._rows(h, c)).chunk(2, dim=1)  # (B, F) each
+        return (1 + over_space(gamma, h)) * h + over_space(beta, h)
+
+
+class ConditionalBatchNorm(Conditioning):
+    r"""Batch normalisation whose scale and shift are corrected by the condition.
+
+    .. math:: h' = (\gamma + \Delta\gamma(c)) \, \frac{h - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta + \Delta\beta(c)
+
+    with mean and variance over the batch (and space) while training, and their running averages afterwards. The
+    corrections are linear in c, without bias, and start at zero: it starts as plain batch normalisation, and stays it
+    where c is zero. Sources: de Vries et al. 2017, arXiv:1707.00683; Ioffe and Szegedy 2015, arXiv:1502.03167.
+    """
+
+    def __init__(self, features: int, condition_dim: int) -> None:
+        super().__init__(features, condition_dim)
+        self.norm = nn.BatchNorm1d(features, affine=False)
+        self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
+        self.modulate = zero_linear(condition_dim, 2 * features)
+
+    def forward(self, h: Float[Tensor, "b f *space"], c: Representation) -> Float[Tensor, "b f *space"]:
+        """Return the normalised and modulated features, shape of h.
+
+        Raises:
+            ValueError: if h or c has another width, length or size than the layer or the other, or a single vector
+                comes while training.
+        """
+        gamma, beta = along_features(self.modulate, self._rows(h, c)).chunk(2, dim=1)  # (B, F) each
+        if self.training and h.numel() == self.features:
+            raise ValueError("Batch norm cannot train on one example at a time: take a larger batch, or model.eval().")
+        # One kind of module for both: to BatchNorm1d space is one more axis, however many it had.
+        normalised = self.norm(h.flatten(2) if h.ndim > 2 else h).reshape(h.shape)
+        weight, bias = (over_space(own[None], gamma) for own in (self.weight, self.bias))
+        modulated: Tensor = over_space(weight + gamma, h) * normalised + over_space(bias + beta, h)
+        return modulated
+
+
+CONDITIONINGS: dict[str, Callable[[int, int], Conditioning]] = {
     "concatenation": Concatenation,
     "addition": Addition,
     "film": FiLM,
+    "batchnorm": ConditionalBatchNorm,
+    "attention": CrossAttention,
 }
 
 
-def conditioning(name: str, features: int, condition_dim: int) -> nn.Module:
+def conditioning(name: str, features: int, condition_dim: int) -> Conditioning:
     """Return the conditioning layer called ``name`` for F features and a condition of width C.
 
     Raises:
-        ValueError: if there is no layer of that name.
+        ValueError: if there is no layer of that name, or a width is below 1.
     """
     if name not in CONDITIONINGS:
         raise ValueError(f"There is no conditioning {name!r}; choose from {', '.join(CONDITIONINGS)}.")

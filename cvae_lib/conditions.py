@@ -1,26 +1,87 @@
-"""What y is: modules that turn a raw condition into the tensor c that a network reads.
+"""What y is: modules that turn a raw condition into c, the tensors that a network reads.
 
-A condition has a width ``dim`` and maps raw y to c of shape (B, dim). "No condition" has width 0.
+A condition has a width ``dim`` and a ``kind``: it maps raw y to a vector (B, dim), to ``Tokens`` (B, L, dim) or to an
+image (B, dim, H, W). "No condition" has width 0. Whatever the kind, y can be missing for any example: then c is zero
+(or all padding) there, and every conditioning layer does what it would do in a network without y.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-MISSING = -1
+from cvae_lib._attributes import AttributeCondition
+from cvae_lib._captions import CaptionCondition, Vocabulary
+from cvae_lib._condition import (
+    MISSING,
+    Condition,
+    Kind,
+    Representation,
+    Tokens,
+    as_vector,
+    described,
+    examples,
+    given,
+    masked_mean,
+    repeated,
+    without_padding,
+)
+
+__all__ = [
+    "CONDITIONS",
+    "MISSING",
+    "AttributeCondition",
+    "CaptionCondition",
+    "CompositeCondition",
+    "Condition",
+    "EmbeddingCondition",
+    "Kind",
+    "LabelCondition",
+    "NoCondition",
+    "Observed",
+    "ObservedCondition",
+    "Representation",
+    "Tokens",
+    "Vocabulary",
+    "as_vector",
+    "examples",
+    "make_condition",
+    "masked_mean",
+    "repeated",
+    "without_padding",
+]
 
 
-class NoCondition(nn.Module):
+class NoCondition(Condition):
     """No condition at all: c has no entries, and the CVAE becomes the VAE."""
 
     dim = 0
+    kind: Kind = "none"
 
     def forward(self, y: object = None) -> None:
         """Ignore y, whatever it is."""
         return None
 
+    def drop(self, y: Any, probability: float, generator: torch.Generator | None = None) -> Any:
+        """Return y as it is: nobody reads it."""
+        return y
 
-class LabelCondition(nn.Module):
+
+def _labels(y: Int64[Tensor, " b"] | None, classes: int) -> Int64[Tensor, " b"]:
+    y = given(y, f"int64 labels of shape (B,) in 0..{classes - 1}")
+    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1:
+        raise ValueError(f"Labels must be int64 of shape (B,), not {described(y)}.")
+    # Asking a GPU for a value would make it wait, so there a label out of range counts as missing.
+    if y.device.type == "cpu" and y.numel() and not (int(y.min()) >= MISSING and int(y.max()) < classes):
+        raise ValueError(
+            f"Labels must lie in 0..{classes - 1} (or -1 for missing), but run from {int(y.min())} to {int(y.max())}."
+        )
+    return y
+
+
+class LabelCondition(Condition):
     r"""A class label as a one-hot row, :math:`c_{bk} = 1[y_b = k]`; a missing label is a row of zeros.
 
     Args:
@@ -42,16 +103,178 @@ class LabelCondition(nn.Module):
         Raises:
             ValueError: if y is None, not an int64 vector, or out of range.
         """
-        if y is None:
-            raise ValueError(f"This model is conditional: pass y, int64 labels of shape (B,) in 0..{self.dim - 1}.")
-        if y.dtype != torch.int64 or y.ndim != 1:
-            raise ValueError(f"Labels must be int64 of shape (B,), not {y.dtype} of shape {tuple(y.shape)}.")
+        y = _labels(y, self.dim)
         # One comparison serves as encoding, and leaves -1 as a row of zeros without a branch.
-        rows = y[:, None] == torch.arange(self.dim, device=y.device)  # (B, num_classes)
-        # Asking a GPU for a value would make it wait, so there only the one-hot rows themselves can tell.
-        if y.device.type == "cpu" and y.numel() and not (int(y.min()) >= MISSING and int(y.max()) < self.dim):
+        return (y[:, None] == torch.arange(self.dim, device=y.device)).float()  # (B, num_classes)
+
+    def hide(self, y: Int64[Tensor, " b"], where: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:
+        """Return the labels with ``MISSING`` where ``where`` is true."""
+        return _labels(y, self.dim).masked_fill(where, MISSING)
+
+
+class EmbeddingCondition(Condition):
+    r"""A class label as a learned vector, :math:`c_b = E_{y_b}`; a missing label is a row of zeros.
+
+    Args:
+        num_classes: how many classes there are.
+        width: C, entries of a label's vector.
+
+    Raises:
+        ValueError: if either is below 1.
+    """
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        if num_classes < 1 or width < 1:
+            raise ValueError(f"An embedding needs at least 1 class and 1 entry, not {num_classes} and {width}.")
+        self.num_classes, self.dim = num_classes, width
+        self.embed = nn.Embedding(num_classes, width)
+
+    def forward(self, y: Int64[Tensor, " b"] | None) -> Float[Tensor, "b c"]:
+        """Return the vectors of the labels, shape (B, C); ``MISSING`` (-1) gives zeros.
+
+        Raises:
+            ValueError: if y is None, not an int64 vector, or out of range.
+        """
+        y = _labels(y, self.num_classes)
+        known = (y >= 0) & (y < self.num_classes)
+        vectors: Tensor = self.embed(y * known) * known[:, None]
+        return vectors
+
+    def hide(self, y: Int64[Tensor, " b"], where: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:
+        """Return the labels with ``MISSING`` where ``where`` is true."""
+        return _labels(y, self.num_classes).masked_fill(where, MISSING)
+
+
+class Observed(NamedTuple):
+    """The known part of an image.
+
+    Attributes:
+        image: (B, channels, H, W); what it holds where the mask is false is never read, NaN included.
+        mask: (B, 1, H, W), true where a pixel is known.
+    """
+
+    image: Float[Tensor, "b ch h w"]
+    mask: Bool[Tensor, "b 1 h w"]
+
+
+class ObservedCondition(Condition):
+    r"""The known part of an image and where it is, :math:`c = [m \odot x,\; m]` along the channels, for any mask m.
+
+    Nothing observed is a missing y. Sources: Pathak et al. 2016, arXiv:1604.07379; Ivanov, Figurnov and Vetrov 2019,
+    arXiv:1806.02382.
+
+    Args:
+        image_shape: (channels, H, W).
+        flat: give c as one vector (B, (channels + 1) H W), for MLPs, instead of an image (B, channels + 1, H, W).
+    """
+
+    def __init__(self, image_shape: Sequence[int], flat: bool = False) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.image_shape, self.flat = (channels, height, width), flat
+        self.dim = (channels + 1) * (height * width if flat else 1)
+        self.kind = "vector" if flat else "image"
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of c laid flat: (channels + 1) H W."""
+        channels, height, width = self.image_shape
+        return (channels + 1) * height * width
+
+    def _checked(self, y: Any) -> Observed:
+        channels, height, width = self.image_shape
+        wanted = f"Observed(image (B, {channels}, {height}, {width}), mask (B, 1, {height}, {width}) of bool)"
+        y = given(y, wanted)
+        if not isinstance(y, Observed):
+            raise ValueError(f"An observed part must be {wanted}, not {described(y)}.")
+        fits = y.image.is_floating_point() and tuple(y.image.shape[1:]) == self.image_shape
+        if not fits or y.mask.dtype != torch.bool or tuple(y.mask.shape) != (len(y.image), 1, height, width):
             raise ValueError(
-                f"Labels must lie in 0..{self.dim - 1} (or -1 for missing), "
-                f"but run from {int(y.min())} to {int(y.max())}."
+                f"An observed part must be {wanted}, not image {described(y.image)} and mask {described(y.mask)}."
             )
-        return rows.float()
+        return y
+
+    def forward(self, y: Observed | None) -> Float[Tensor, "b ..."]:
+        """Return the image with unknown pixels at 0, and the mask: (B, channels + 1, H, W), or flat.
+
+        Raises:
+            ValueError: if y is None or of another kind or shape, or the mask is not bool.
+        """
+        image, mask = self._checked(y)
+        c = torch.cat([image.masked_fill(~mask, 0), mask.to(image.dtype)], dim=1)
+        return c.flatten(1) if self.flat else c
+
+    def hide(self, y: Observed, where: Bool[Tensor, " b"]) -> Observed:
+        """Return y with nothing observed in the examples where ``where`` is true."""
+        image, mask = self._checked(y)
+        return Observed(image, mask & ~where[:, None, None, None])
+
+
+class CompositeCondition(Condition):
+    r"""Several conditions at once, their vectors side by side, :math:`c = [c_1, c_2, \dots]`; y is a tuple.
+
+    Raises:
+        ValueError: if a part gives no vector.
+    """
+
+    def __init__(self, *parts: Condition) -> None:
+        super().__init__()
+        if not parts or any(part.kind != "vector" for part in parts):
+            raise ValueError("Only conditions that give vectors can be joined: labels, embeddings, attributes.")
+        self.parts = nn.ModuleList(parts)
+        self.dim = sum(part.dim for part in parts)
+
+    def _checked(self, y: Any) -> tuple[Any, ...]:
+        y = given(y, f"a tuple of {len(self.parts)}, one for each condition")
+        if not isinstance(y, tuple) or len(y) != len(self.parts):
+            raise ValueError(
+                f"This condition has {len(self.parts)} parts: y must be a tuple of as many, not {described(y)}."
+            )
+        return y
+
+    def forward(self, y: tuple[Any, ...] | None) -> Float[Tensor, "b c"]:
+        """Return the parts' vectors side by side, shape (B, C).
+
+        Raises:
+            ValueError: if y is no tuple of as many, its parts differ in length, or one of them is wrong.
+        """
+        vectors = [part(value) for part, value in zip(self.parts, self._checked(y), strict=True)]
+        if len({len(vector) for vector in vectors}) > 1:
+            raise ValueError(f"The parts of y must have one length, not {[len(vector) for vector in vectors]}.")
+        return torch.cat(vectors, dim=1)
+
+    def hide(self, y: tuple[Any, ...], where: Bool[Tensor, " b"]) -> tuple[Any, ...]:
+        """Return y with every part missing in the examples where ``where`` is true."""
+        parts = zip(self.parts, self._checked(y), strict=True)
+        return tuple(part.hide(value, where) for part, value in parts)  # type: ignore[operator]
+
+
+# By name, from the settings a checkpoint can carry; ``settings`` holds what the names below ask for.
+CONDITIONS: dict[str, Callable[[dict[str, Any]], Condition]] = {
+    "none": lambda settings: NoCondition(),
+    "label": lambda settings: LabelCondition(settings["num_classes"]),
+    "embedding": lambda settings: EmbeddingCondition(settings["num_classes"], settings["condition_width"]),
+    "attributes": lambda settings: AttributeCondition(settings["attributes"]),
+    "caption": lambda settings: CaptionCondition(
+        Vocabulary(settings["words"], settings["caption_length"]), settings["condition_width"]
+    ),
+    "observed": lambda settings: ObservedCondition(settings["image_shape"], flat=settings["flat"]),
+}
+
+
+def make_condition(name: str, settings: dict[str, Any]) -> Condition:
+    """Return the condition called ``name``, or several joined by a plus sign: ``label+attributes``.
+
+    Args:
+        name: one or more of :data:`CONDITIONS`.
+        settings: num_classes, condition_width, attributes, words, caption_length, image_shape and flat, as needed.
+
+    Raises:
+        ValueError: if a name is unknown, or a setting does not make a condition.
+    """
+    names = name.split("+")
+    if unknown := [part for part in names if part not in CONDITIONS]:
+        raise ValueError(f"There is no condition {unknown[0]!r}; choose from {', '.join(CONDITIONS)}.")
+    parts = [CONDITIONS[part](settings) for part in names]
+    return parts[0] if len(parts) == 1 else CompositeCondition(*parts)

@@ -4,7 +4,8 @@
     p(z|y)     prior
     p(x|z,y)   likelihood, the decoder's Bernoulli
 
-The VAE is the CVAE whose y is nothing (``num_classes=0``).
+The VAE is the CVAE whose y is nothing (``num_classes=0``). What y is, how it enters the networks, and which of them
+hear it are settings.
 """
 
 import dataclasses
@@ -12,12 +13,12 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
 
-from cvae_lib.conditions import LabelCondition, NoCondition
-from cvae_lib.networks import MLPDecoder, MLPEncoder
+from cvae_lib.conditions import Condition, Representation, Tokens, as_vector, examples, make_condition, repeated
+from cvae_lib.networks import Placement, network_pair
 from cvae_lib.priors import StandardNormal
 
 
@@ -31,22 +32,45 @@ class CVAEConfig:
     """The settings of a CVAE; plain values, so that a checkpoint can carry them as JSON.
 
     Attributes:
-        num_classes: classes of the label y; 0 means no condition, and the model is a VAE.
+        num_classes: classes of the label y; 0 means no label, and without another condition the model is a VAE.
         latent_dim: D, entries of z.
         image_shape: (channels, height, width).
-        hidden: widths of the encoder's hidden layers; the decoder uses them in reverse.
+        hidden: widths of the encoder's hidden layers; the decoder uses them in reverse. By default four of 376
+            for the MLP and (24, 48) for the convolutional network.
         how: conditioning layer, see :data:`cvae_lib.conditioning.CONDITIONINGS`.
-        where: blocks told the condition: ``first`` or ``every``.
+        where: blocks told the condition: ``first``, ``every``, or block numbers from 0.
         dropout: probability of dropping a hidden unit of the networks while training.
+        condition: what y is, see :data:`cvae_lib.conditions.CONDITIONS`; several may be joined: ``label+attributes``.
+        condition_width: entries of a learned vector for a label (``embedding``) or a word (``caption``).
+        attributes: names of the real attributes, in the order of y's columns.
+        words: vocabulary of captions.
+        caption_length: words a caption has at most.
+        condition_in: networks told the condition: ``encoder``, ``decoder`` or ``both``.
+        network: ``mlp`` or ``convolutional``.
+        norm: of the convolutional network: ``group`` or ``none``.
     """
 
     num_classes: int = 10
     latent_dim: int = 32
     image_shape: tuple[int, int, int] = (1, 28, 28)
-    hidden: tuple[int, ...] = (376, 376, 376, 376)
+    hidden: tuple[int, ...] = None  # type: ignore[assignment]  # __post_init__ puts the network's own widths
     how: str = "concatenation"
-    where: str = "first"
+    where: Placement = "first"
     dropout: float = 0.0
+    condition: str = "label"
+    condition_width: int = 32
+    attributes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    caption_length: int = 16
+    condition_in: str = "both"
+    network: str = "mlp"
+    norm: str = "group"
+
+    def __post_init__(self) -> None:
+        if self.hidden is None:
+            object.__setattr__(self, "hidden", (24, 48) if self.network == "convolutional" else (376, 376, 376, 376))
+        if not {"label", "embedding"} & set(self.condition.split("+")):
+            object.__setattr__(self, "num_classes", 0)  # so that nobody takes this for a model of labels
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
@@ -68,6 +92,27 @@ class CVAEConfig:
         return cls(**settings)
 
 
+OWN = "own"
+
+
+def _condition(config: CVAEConfig) -> Condition:
+    """Return the condition the settings ask for."""
+    if config.condition == OWN:
+        raise ValueError("This model was made with a condition of its own; pass it again: CVAE(config, condition=...).")
+    name = "none" if config.condition == "label" and not config.num_classes else config.condition
+    return make_condition(name, {**dataclasses.asdict(config), "flat": config.network == "mlp"})
+
+
+def _own(condition: Condition) -> Condition:
+    """Return a condition somebody brought, if it is one."""
+    if not isinstance(condition, Condition):
+        raise ValueError(
+            f"A condition of your own is a subclass of cvae_lib.conditions.Condition, and {type(condition).__name__} "
+            "is not."
+        )
+    return condition
+
+
 class CVAE(nn.Module):
     r"""A conditional VAE, :math:`p(x|y) = \int p_\theta(x|z,y)\, p(z|y)\, dz` with encoder :math:`q_\phi(z|x,y)`.
 
@@ -75,21 +120,25 @@ class CVAE(nn.Module):
 
     Args:
         config: the settings; ``CVAEConfig(num_classes=0)`` gives the VAE.
+        condition: a condition module of your own, see :class:`cvae_lib.conditions.Condition`. The settings then say
+            ``condition="own"``, and whoever loads the weights has to bring the module again.
+
+    Raises:
+        ValueError: if a setting names nothing there is, or the settings do not fit together.
     """
 
-    def __init__(self, config: CVAEConfig | None = None) -> None:
+    def __init__(self, config: CVAEConfig | None = None, condition: Condition | None = None) -> None:
         super().__init__()
-        self.config = config = config or CVAEConfig()
-        self.condition: LabelCondition | NoCondition
-        self.condition = LabelCondition(config.num_classes) if config.num_classes else NoCondition()
-        slot = {
-            "condition_dim": self.condition.dim,
-            "how": config.how,
-            "where": config.where,
-            "dropout": config.dropout,
-        }
-        self.encoder = MLPEncoder(config.image_shape, config.hidden, config.latent_dim, **slot)  # type: ignore[arg-type]
-        self.decoder = MLPDecoder(config.latent_dim, config.hidden[::-1], config.image_shape, **slot)  # type: ignore[arg-type]
+        config = config or CVAEConfig()
+        if condition is not None:
+            config = dataclasses.replace(config, condition=OWN)
+        self.config = config
+        self.condition = _condition(config) if condition is None else _own(condition)
+        if config.condition_in not in ("both", "encoder", "decoder"):
+            raise ValueError(f"condition_in is 'both', 'encoder' or 'decoder', not {config.condition_in!r}.")
+        encoder, decoder = network_pair(config.network)
+        self.encoder = encoder(config.image_shape, config.hidden, config.latent_dim, **self._slot("encoder"))
+        self.decoder = decoder(config.latent_dim, config.hidden[::-1], config.image_shape, **self._slot("decoder"))
         self.latent_prior = StandardNormal(config.latent_dim)
 
     @property
@@ -102,45 +151,77 @@ class CVAE(nn.Module):
         """Whether the model takes a y."""
         return self.condition.dim > 0
 
-    def _read(self, y: Int64[Tensor, " b"] | None) -> Float[Tensor, "b c"] | None:
-        c = self.condition(y)
-        return None if c is None else c.to(next(self.parameters()).dtype)
+    def _slot(self, side: str) -> dict[str, Any]:
+        """Return what one of the networks is told about the condition, and how it is built."""
+        config = self.config
+        settings = {
+            "condition_dim": self.condition.dim if config.condition_in in ("both", side) else 0,
+            "how": config.how,
+            "where": config.where,
+            "dropout": config.dropout,
+        }
+        if config.network == "convolutional":
+            settings |= {"condition_is_image": self.condition.kind == "image", "norm": config.norm}
+        return settings
 
-    def posterior(self, x: Float[Tensor, "b ch h w"], y: Int64[Tensor, " b"] | None = None) -> Independent:
-        """Return q(z|x,y): event shape (D,), batch shape (B,)."""
-        mean, log_variance = self.encoder(x, self._read(y))
+    def _read(self, y: Any, lead: tuple[int, ...] | None = None) -> Representation | None:
+        """Return c in the model's dtype, repeated over the axes ``lead`` of x or z, the last of them the batch."""
+        c = self.condition(y)
+        if c is None:
+            return None
+        dtype = next(self.parameters()).dtype
+        c = Tokens(c.values.to(dtype), c.mask) if isinstance(c, Tokens) else c.to(dtype)
+        return c if lead is None else repeated(c, lead)
+
+    def posterior(self, x: Float[Tensor, "b ch h w"], y: Any = None) -> Independent:
+        """Return q(z|x,y): event shape (D,), batch shape (B,).
+
+        Args:
+            x: images.
+            y: what the model's condition reads, for B examples, or for one that all share.
+
+        Raises:
+            ValueError: if y is missing though the encoder hears it, or x or y does not fit the model.
+        """
+        told = self.config.condition_in != "decoder"
+        mean, log_variance = self.encoder(x, self._read(y, (len(x),)) if told else None)
         scale = torch.exp(0.5 * _at_least_float32(log_variance))
         return Independent(Normal(_at_least_float32(mean), scale, validate_args=False), 1, validate_args=False)
 
-    def prior(self, y: Int64[Tensor, " b"] | None = None, batch: int | None = None) -> Independent:
-        """Return p(z|y): event shape (D,), batch shape (B,), where B is len(y), or ``batch`` for a VAE.
+    def prior(self, y: Any = None, batch: int | None = None) -> Independent:
+        """Return p(z|y): event shape (D,), batch shape (B,), where B is that of y, or ``batch`` for a VAE.
 
         Raises:
             ValueError: if neither y nor ``batch`` says how many.
         """
+        if batch is None and y is None:
+            raise ValueError("Say how many: pass y, or batch=... for a model without a condition.")
+        c = self._read(y, None if batch is None else (batch,))
         if batch is None:
-            if y is None:
-                raise ValueError("Say how many: pass y, or batch=... for a model without a condition.")
-            batch = len(y)
-        distribution: Independent = self.latent_prior(self._read(y), batch)
+            batch = len(y) if c is None else examples(c)
+        distribution: Independent = self.latent_prior(None if c is None else as_vector(c), batch)
         return distribution
 
-    def likelihood(self, z: Float[Tensor, "*k b d"], y: Int64[Tensor, " b"] | None = None) -> Independent:
+    def likelihood(self, z: Float[Tensor, "*k b d"], y: Any = None) -> Independent:
         """Return p(x|z,y): event shape (channels, H, W), batch shape that of z without D.
 
-        z may carry leading axes, e.g. (K, B, D) for K samples each; y always has length B.
+        z may carry leading axes, e.g. (K, B, D) for K samples each; y is for B examples, or for one that all share.
+
+        Raises:
+            ValueError: if y is missing though the decoder hears it, or z or y does not fit the model.
         """
-        c = self._read(y)
+        if z.ndim < 2:
+            raise ValueError(f"z has shape (B, D), or (K, B, D) for K samples each, not {tuple(z.shape)}.")
+        told = self.config.condition_in != "encoder"
+        c = self._read(y, z.shape[:-1]) if told else None  # (K*B, C)
         flat = z.reshape(-1, z.shape[-1])  # (K*B, D)
-        if c is not None:
-            c = c.expand(*z.shape[:-1], c.shape[-1]).reshape(len(flat), -1)  # (K*B, C)
         logits = _at_least_float32(self.decoder(flat, c)).unflatten(0, z.shape[:-1])  # (K, B, channels, H, W)
         return Independent(Bernoulli(logits=logits, validate_args=False), 3, validate_args=False)
 
     @torch.no_grad()
     def draw(
         self,
-        y: Int64[Tensor, " b"] | None = None,
+        y: Any = None,
         *,
         count: int | None = None,
         temperature: float = 1.0,
@@ -161,9 +242,7 @@ class CVAE(nn.Module):
         return images
 
     @torch.no_grad()
-    def reconstruct(
-        self, x: Float[Tensor, "b ch h w"], y: Int64[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b ch h w"]:
+    def reconstruct(self, x: Float[Tensor, "b ch h w"], y: Any = None) -> Float[Tensor, "b ch h w"]:
         """Encode x, decode the posterior mean; return pixel means in [0, 1]."""
         images: Tensor = self.likelihood(self.posterior(x, y).mean, y).mean
         return images

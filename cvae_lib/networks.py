@@ -1,24 +1,39 @@
-"""Encoders and decoders: networks with a conditioning slot at the entrance of every block."""
+"""Encoders and decoders: networks with a conditioning slot at the entrance of every block.
+
+An encoder reads an image and c and returns the mean and log-variance of q(z|x,y), a decoder reads z and c and returns
+image-shaped logits. Both come as MLPs (here) and as convolutional networks, chosen by name.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cvae_lib._blocks import (
+    LOG_VARIANCE_BOUND,
+    Placement,
+    bounded_log_variance,
+    check_images,
+    check_latents,
+    told,
+)
+from cvae_lib._convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from cvae_lib.conditioning import conditioning
+from cvae_lib.conditions import Representation
 
-LOG_VARIANCE_BOUND = 10.0
-
-
-def bounded_log_variance(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    r"""Bound a log-variance smoothly, :math:`b \tanh(r / b)` with b = 10.
-
-    Near zero this is the identity; far out it flattens without ever cutting the gradient to zero, as a hard clamp
-    would, and keeps the standard deviation between exp(-5) and exp(5).
-    """
-    return LOG_VARIANCE_BOUND * torch.tanh(raw / LOG_VARIANCE_BOUND)
+__all__ = [
+    "LOG_VARIANCE_BOUND",
+    "MLP",
+    "NETWORKS",
+    "ConvolutionalDecoder",
+    "ConvolutionalEncoder",
+    "MLPDecoder",
+    "MLPEncoder",
+    "Placement",
+    "bounded_log_variance",
+    "network_pair",
+]
 
 
 class MLP(nn.Module):
@@ -33,7 +48,8 @@ class MLP(nn.Module):
         out_features: width of the output, which has no activation.
         condition_dim: width C of the condition; 0 leaves every slot empty.
         how: name of the conditioning layer, see :data:`cvae_lib.conditioning.CONDITIONINGS`.
-        where: ``first`` block only, or ``every`` block.
+        where: ``first`` block only, ``every`` block, or block numbers: block 0 reads the input, the last gives the
+            output.
         dropout: probability of dropping a hidden unit while training.
 
     Raises:
@@ -48,30 +64,29 @@ class MLP(nn.Module):
         *,
         condition_dim: int = 0,
         how: str = "concatenation",
-        where: str = "first",
+        where: Placement = "first",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if where not in ("first", "every"):
-            raise ValueError(f"The condition can enter at the 'first' block or at 'every' block, not {where!r}.")
         widths = [in_features, *hidden]
+        chosen = told(where, len(widths))
         self.slots = nn.ModuleDict()
         self.layers = nn.ModuleList()
         for block, width in enumerate(widths):
-            if condition_dim and (block == 0 or where == "every"):
+            if condition_dim and block in chosen:
                 slot = conditioning(how, width, condition_dim)
                 self.slots[str(block)] = slot
-                width = int(slot.out_features)  # type: ignore[arg-type]  # every conditioning has this int
+                width = slot.out_features
             self.layers.append(nn.Linear(width, [*hidden, out_features][block]))
         self.activation = nn.SiLU()
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: Float[Tensor, "b f"], c: Float[Tensor, "b c"] | None) -> Float[Tensor, "b o"]:
+    def forward(self, h: Float[Tensor, "b f"], c: Representation | None) -> Float[Tensor, "b o"]:
         """Return the outputs, shape (B, out_features)."""
         last = len(self.layers) - 1
         for block, layer in enumerate(self.layers):
-            told = self.slots[str(block)](h, c) if str(block) in self.slots else h
-            out = layer(told)
+            heard = self.slots[str(block)](h, c) if str(block) in self.slots else h
+            out = layer(heard)
             if block < last:
                 out = self.dropout(self.activation(out))
                 # The skip over a hidden block is worth about a nat on MNIST at the same cost.
@@ -91,7 +106,7 @@ class MLPEncoder(nn.Module):
         *,
         condition_dim: int = 0,
         how: str = "concatenation",
-        where: str = "first",
+        where: Placement = "first",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -107,18 +122,14 @@ class MLPEncoder(nn.Module):
         )
 
     def forward(
-        self, x: Float[Tensor, "b ch h w"], c: Float[Tensor, "b c"] | None
+        self, x: Float[Tensor, "b ch h w"], c: Representation | None
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
         """Return (mean, log-variance).
 
         Raises:
-            ValueError: if the images have another shape than the encoder was made for.
+            ValueError: if the images have another shape than the encoder was made for, or c another width.
         """
-        if tuple(x.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"The encoder expects images of shape (B, {', '.join(map(str, self.image_shape))}), "
-                f"not {tuple(x.shape)}."
-            )
+        check_images(x, self.image_shape)
         mean, raw = self.net(x.flatten(1), c).chunk(2, dim=1)
         return mean, bounded_log_variance(raw)
 
@@ -134,10 +145,11 @@ class MLPDecoder(nn.Module):
         *,
         condition_dim: int = 0,
         how: str = "concatenation",
-        where: str = "first",
+        where: Placement = "first",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.latent_dim = latent_dim
         self.image_shape = tuple(image_shape)
         self.net = MLP(
             latent_dim,
@@ -149,7 +161,29 @@ class MLPDecoder(nn.Module):
             dropout=dropout,
         )
 
-    def forward(self, z: Float[Tensor, "b d"], c: Float[Tensor, "b c"] | None) -> Float[Tensor, "b ch h w"]:
-        """Return the logits."""
+    def forward(self, z: Float[Tensor, "b d"], c: Representation | None) -> Float[Tensor, "b ch h w"]:
+        """Return the logits.
+
+        Raises:
+            ValueError: if z or c has another width than the decoder was made for.
+        """
+        check_latents(z, self.latent_dim)
         logits: Tensor = self.net(z, c).unflatten(1, self.image_shape)
         return logits
+
+
+NETWORKS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "mlp": (MLPEncoder, MLPDecoder),
+    "convolutional": (ConvolutionalEncoder, ConvolutionalDecoder),
+}
+
+
+def network_pair(name: str) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
+    """Return the encoder's and the decoder's class called ``name``.
+
+    Raises:
+        ValueError: if there is no network of that name.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"There is no network {name!r}; choose from {', '.join(NETWORKS)}.")
+    return NETWORKS[name]

@@ -31,7 +31,19 @@ FLOORS = [
     "checks",
 ]
 # Parts of a floor that are files of their own, to keep files short, or folders of what it reads.
-PARTS = {"_skeletons": "strokes", "_download": "data", "_imageset": "data", "records": "pretrained"}
+PARTS = {
+    "_skeletons": "strokes",
+    "_download": "data",
+    "_imageset": "data",
+    "_condition": "conditions",
+    "_attributes": "conditions",
+    "_captions": "conditions",
+    "_slot": "conditioning",
+    "_attention": "conditioning",
+    "_blocks": "networks",
+    "_convolutional": "networks",
+    "records": "pretrained",
+}
 TOP = {"__init__", "__main__"}  # the package's own name, and the command that stands on every floor
 
 LIBRARY = sorted((ROOT / "cvae_lib").rglob("*.py"))

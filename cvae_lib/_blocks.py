@@ -1,0 +1,58 @@
+"""What the networks share: where the condition enters, and how a log-variance and a wrong input are handled."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LOG_VARIANCE_BOUND = 10.0
+Placement = str | Sequence[int]
+
+
+def bounded_log_variance(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    r"""Bound a log-variance smoothly, :math:`b \tanh(r / b)` with b = 10.
+
+    Near zero this is the identity; far out it flattens without ever cutting the gradient to zero, as a hard clamp
+    would, and keeps the standard deviation between exp(-5) and exp(5).
+    """
+    return LOG_VARIANCE_BOUND * torch.tanh(raw / LOG_VARIANCE_BOUND)
+
+
+def told(where: Placement, blocks: int) -> set[int]:
+    """Return which of the blocks, counted from 0 at the input, are told the condition.
+
+    Args:
+        where: ``first``, ``every``, or block numbers.
+        blocks: how many there are.
+
+    Raises:
+        ValueError: if ``where`` is none of these, or there is no block of that number.
+    """
+    if where == "every":
+        return set(range(blocks))
+    if where == "first":
+        return {0}
+    if isinstance(where, str) or not where or any(isinstance(b, bool) or not isinstance(b, int) for b in where):
+        raise ValueError(
+            f"The condition can enter at the 'first' block, at 'every' block, or at blocks by number, not {where!r}."
+        )
+    if min(where) < 0 or max(where) >= blocks:
+        raise ValueError(f"This network has blocks 0 to {blocks - 1}, so the condition cannot enter at {tuple(where)}.")
+    return set(where)
+
+
+def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
+    """Raise ValueError if the images are no floats, or have another shape than the encoder was made for."""
+    if not x.is_floating_point():
+        raise ValueError(f"The encoder expects images as floats in [0, 1], not {x.dtype}; divide uint8 by 255.")
+    if tuple(x.shape[1:]) != image_shape:
+        raise ValueError(
+            f"The encoder expects images of shape (B, {', '.join(map(str, image_shape))}), not {tuple(x.shape)}."
+        )
+
+
+def check_latents(z: Tensor, latent_dim: int) -> None:
+    """Raise ValueError if the latents have another width than the decoder was made for."""
+    if z.ndim != 2 or z.shape[1] != latent_dim:
+        raise ValueError(f"The decoder expects latents of {latent_dim} entries, not of shape {tuple(z.shape)}.")
