@@ -1,8 +1,8 @@
 """The conditional variational autoencoder: three distributions and the modules that make them.
 
     q(z|x,y)   posterior, the encoder's Gaussian
-    p(z|y)     prior
-    p(x|z,y)   likelihood, the decoder's Bernoulli
+    p(z|y)     prior, see :mod:`cvae_lib.priors`
+    p(x|z,y)   likelihood of the decoder's output, see :mod:`cvae_lib.likelihoods`
 
 The VAE is the CVAE whose y is nothing (``num_classes=0``).
 """
@@ -14,16 +14,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Distribution, Independent
 
+from cvae_lib._gaussians import diagonal_gaussian
 from cvae_lib.conditions import LabelCondition, NoCondition
+from cvae_lib.likelihoods import likelihood
 from cvae_lib.networks import MLPDecoder, MLPEncoder
-from cvae_lib.priors import StandardNormal
-
-
-def _at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Undo autocast's half precision: variances and logarithms need the digits."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+from cvae_lib.priors import prior, tempered_sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +35,10 @@ class CVAEConfig:
         how: conditioning layer, see :data:`cvae_lib.conditioning.CONDITIONINGS`.
         where: blocks told the condition: ``first`` or ``every``.
         dropout: probability of dropping a hidden unit of the networks while training.
+        prior: p(z|y): ``standard``, ``gaussian``, ``mixture`` or ``vamp``, see :func:`cvae_lib.priors.prior`.
+        components: M, components of the mixture, pseudo-images of the VampPrior.
+        likelihood: p(x|z,y), see :data:`cvae_lib.likelihoods.LIKELIHOODS`.
+        levels: grey levels of the ``logistic`` and ``categorical`` likelihoods.
     """
 
     num_classes: int = 10
@@ -47,6 +48,10 @@ class CVAEConfig:
     how: str = "concatenation"
     where: str = "first"
     dropout: float = 0.0
+    prior: str = "standard"
+    components: int = 10
+    likelihood: str = "bernoulli"
+    levels: int = 256
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
@@ -88,9 +93,18 @@ class CVAE(nn.Module):
             "where": config.where,
             "dropout": config.dropout,
         }
+        self.observation = likelihood(config.likelihood, config.levels)
+        channels, *size = config.image_shape
+        output_shape = (channels * int(self.observation.channels_per_pixel), *size)  # type: ignore[arg-type]
         self.encoder = MLPEncoder(config.image_shape, config.hidden, config.latent_dim, **slot)  # type: ignore[arg-type]
-        self.decoder = MLPDecoder(config.latent_dim, config.hidden[::-1], config.image_shape, **slot)  # type: ignore[arg-type]
-        self.latent_prior = StandardNormal(config.latent_dim)
+        self.decoder = MLPDecoder(config.latent_dim, config.hidden[::-1], output_shape, **slot)  # type: ignore[arg-type]
+        self.latent_prior = prior(
+            config.prior,
+            config.latent_dim,
+            condition_dim=self.condition.dim,
+            image_shape=config.image_shape,
+            components=config.components,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -108,11 +122,9 @@ class CVAE(nn.Module):
 
     def posterior(self, x: Float[Tensor, "b ch h w"], y: Int64[Tensor, " b"] | None = None) -> Independent:
         """Return q(z|x,y): event shape (D,), batch shape (B,)."""
-        mean, log_variance = self.encoder(x, self._read(y))
-        scale = torch.exp(0.5 * _at_least_float32(log_variance))
-        return Independent(Normal(_at_least_float32(mean), scale, validate_args=False), 1, validate_args=False)
+        return diagonal_gaussian(*self.encoder(x, self._read(y)))
 
-    def prior(self, y: Int64[Tensor, " b"] | None = None, batch: int | None = None) -> Independent:
+    def prior(self, y: Int64[Tensor, " b"] | None = None, batch: int | None = None) -> Distribution:
         """Return p(z|y): event shape (D,), batch shape (B,), where B is len(y), or ``batch`` for a VAE.
 
         Raises:
@@ -122,7 +134,7 @@ class CVAE(nn.Module):
             if y is None:
                 raise ValueError("Say how many: pass y, or batch=... for a model without a condition.")
             batch = len(y)
-        distribution: Independent = self.latent_prior(self._read(y), batch)
+        distribution: Distribution = self.latent_prior(self._read(y), batch, self.encoder)
         return distribution
 
     def likelihood(self, z: Float[Tensor, "*k b d"], y: Int64[Tensor, " b"] | None = None) -> Independent:
@@ -134,8 +146,9 @@ class CVAE(nn.Module):
         flat = z.reshape(-1, z.shape[-1])  # (K*B, D)
         if c is not None:
             c = c.expand(*z.shape[:-1], c.shape[-1]).reshape(len(flat), -1)  # (K*B, C)
-        logits = _at_least_float32(self.decoder(flat, c)).unflatten(0, z.shape[:-1])  # (K, B, channels, H, W)
-        return Independent(Bernoulli(logits=logits, validate_args=False), 3, validate_args=False)
+        output = self.decoder(flat, c).unflatten(0, z.shape[:-1])  # (K, B, numbers per pixel * channels, H, W)
+        distribution: Independent = self.observation(output)
+        return distribution
 
     @torch.no_grad()
     def draw(
@@ -153,10 +166,7 @@ class CVAE(nn.Module):
             temperature: factor on the prior's standard deviation; below 1 gives more typical, less varied images.
             generator: source of randomness; the global one if not given.
         """
-        prior = self.prior(y, batch=count)
-        base = prior.base_dist
-        noise = torch.randn(base.loc.shape, generator=generator, device=generator.device if generator else None)
-        z = base.loc + temperature * base.scale * noise.to(self.device)
+        z = tempered_sample(self.prior(y, batch=count), temperature, generator)
         images: Tensor = self.likelihood(z, y).mean
         return images
 

@@ -21,7 +21,9 @@ FLOORS = [
     "conditioning",
     "networks",
     "priors",
+    "likelihoods",
     "model",
+    "laboratory",
     "objective",
     "training",
     "evaluation",
@@ -31,7 +33,16 @@ FLOORS = [
     "checks",
 ]
 # Parts of a floor that are files of their own, to keep files short, or folders of what it reads.
-PARTS = {"_skeletons": "strokes", "_download": "data", "_imageset": "data", "records": "pretrained"}
+PARTS = {
+    "_skeletons": "strokes",
+    "_download": "data",
+    "_imageset": "data",
+    "_gaussians": "priors",
+    "_bernoulli": "likelihoods",
+    "_levels": "likelihoods",
+    "_schedules": "objective",
+    "records": "pretrained",
+}
 TOP = {"__init__", "__main__"}  # the package's own name, and the command that stands on every floor
 
 LIBRARY = sorted((ROOT / "cvae_lib").rglob("*.py"))
