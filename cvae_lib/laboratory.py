@@ -9,12 +9,16 @@ Its special cases are probabilistic PCA and factor analysis. Sources: Tipping an
 arXiv:1911.02469.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
 from cvae_lib._gaussians import diagonal_gaussian
+
+Encoder = Callable[[Tensor, Tensor | None], Distribution]
 
 
 def full_gaussian(q: Distribution) -> MultivariateNormal:
@@ -53,7 +57,7 @@ class LinearGaussian(nn.Module):
         x_dim: X, entries of x.
         z_dim: D, entries of z.
         y_dim: Y, entries of y; 0 gives the linear VAE.
-        encoder: module that maps (x, y) to q(z|x,y), such as :class:`LinearEncoder`; the exact posterior if not given.
+        encoder: maps (x, y) to q(z|x,y), such as :class:`LinearEncoder`; the exact posterior if not given.
         shared_noise: one r for all entries of x, as in probabilistic PCA, instead of one for each.
 
     Raises:
@@ -61,7 +65,7 @@ class LinearGaussian(nn.Module):
     """
 
     def __init__(
-        self, x_dim: int, z_dim: int, y_dim: int = 0, encoder: nn.Module | None = None, *, shared_noise: bool = False
+        self, x_dim: int, z_dim: int, y_dim: int = 0, encoder: Encoder | None = None, *, shared_noise: bool = False
     ) -> None:
         super().__init__()
         if x_dim < 1 or z_dim < 1 or y_dim < 0:
@@ -127,8 +131,7 @@ class LinearGaussian(nn.Module):
         """Return q(z|x,y), the encoder's, or p(z|x,y) itself without an encoder: event shape (D,), batch shape (B,)."""
         if self.encoder is None:
             return self.exact_posterior(x, y)
-        q: Distribution = self.encoder(x, y)
-        return q
+        return self.encoder(x, y)
 
     def exact_posterior(self, x: Float[Tensor, "b x"], y: Float[Tensor, "b y"] | None = None) -> MultivariateNormal:
         r"""Return :math:`p(z|x,y) = \mathcal N(m, \Lambda^{-1})`: event shape (D,), batch shape (B,).
