@@ -97,8 +97,9 @@ class CategoricalLevel(Distribution):
         Raises:
             ValueError: if a pixel lies outside [0, 1].
         """
-        k = _level(value, self.levels).long().expand(self.batch_shape)[..., None]
-        chosen: Tensor = self.logits.gather(-1, k).squeeze(-1)
+        k = _level(value, self.levels).long()
+        shape = torch.broadcast_shapes(k.shape, self.batch_shape)
+        chosen: Tensor = self.logits.expand(*shape, -1).gather(-1, k.expand(shape)[..., None]).squeeze(-1)
         return chosen - self.logits.logsumexp(-1)
 
     @property

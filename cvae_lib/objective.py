@@ -108,7 +108,7 @@ def free_bits(kl: Float[Tensor, "b d"], floor: float, groups: int | None = None)
     return rate
 
 
-def kl_per_latent(q: Distribution, p: Distribution, z: Float[Tensor, "*k b d"] | None = None) -> Float[Tensor, "b d"]:
+def kl_per_latent(q: Distribution, p: Distribution, z: Float[Tensor, "*k b d"] | None = None) -> Float[Tensor, "b n"]:
     r"""Return KL(q || p) per latent, in closed form where ``torch.distributions`` knows one, else sampled.
 
     For Gaussians :math:`KL = \log\frac{\sigma_p}{\sigma_q} + \frac{\sigma_q^2 + (\mu_q-\mu_p)^2}{2\sigma_p^2}
