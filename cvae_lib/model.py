@@ -1,8 +1,8 @@
 """The conditional variational autoencoder: three distributions and the modules that make them.
 
     q(z|x,y)   posterior, the encoder's Gaussian
-    p(z|y)     prior
-    p(x|z,y)   likelihood, the decoder's Bernoulli
+    p(z|y)     prior, see :mod:`cvae_lib.priors`
+    p(x|z,y)   likelihood of the decoder's output, see :mod:`cvae_lib.likelihoods`
 
 The VAE is the CVAE whose y is nothing (``num_classes=0``). What y is, how it enters the networks, and which of them
 hear it are settings.
@@ -15,16 +15,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Distribution, Independent
 
+from cvae_lib._gaussians import diagonal_gaussian
 from cvae_lib.conditions import Condition, Representation, Tokens, as_vector, examples, make_condition, repeated
+from cvae_lib.likelihoods import likelihood
 from cvae_lib.networks import Placement, network_pair
-from cvae_lib.priors import StandardNormal
-
-
-def _at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Undo autocast's half precision: variances and logarithms need the digits."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+from cvae_lib.priors import prior, tempered_sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +45,10 @@ class CVAEConfig:
         condition_in: networks told the condition: ``encoder``, ``decoder`` or ``both``.
         network: ``mlp`` or ``convolutional``.
         norm: of the convolutional network: ``group`` or ``none``.
+        prior: p(z|y): ``standard``, ``gaussian``, ``mixture`` or ``vamp``, see :func:`cvae_lib.priors.prior`.
+        components: M, components of the mixture, pseudo-images of the VampPrior.
+        likelihood: p(x|z,y), see :data:`cvae_lib.likelihoods.LIKELIHOODS`.
+        levels: grey levels of the ``logistic`` and ``categorical`` likelihoods.
     """
 
     num_classes: int = 10
@@ -65,6 +66,10 @@ class CVAEConfig:
     condition_in: str = "both"
     network: str = "mlp"
     norm: str = "group"
+    prior: str = "standard"
+    components: int = 10
+    likelihood: str = "bernoulli"
+    levels: int = 256
 
     def __post_init__(self) -> None:
         if self.hidden is None:
@@ -137,9 +142,20 @@ class CVAE(nn.Module):
         if config.condition_in not in ("both", "encoder", "decoder"):
             raise ValueError(f"condition_in is 'both', 'encoder' or 'decoder', not {config.condition_in!r}.")
         encoder, decoder = network_pair(config.network)
+        if config.prior == "vamp" and self.condition.kind not in ("none", "vector"):
+            raise ValueError("The VampPrior reads a condition that is one vector: a label, an embedding or attributes.")
+        self.observation = likelihood(config.likelihood, config.levels)
+        channels, *size = config.image_shape
+        output_shape = (channels * int(self.observation.channels_per_pixel), *size)  # type: ignore[arg-type]
         self.encoder = encoder(config.image_shape, config.hidden, config.latent_dim, **self._slot("encoder"))
-        self.decoder = decoder(config.latent_dim, config.hidden[::-1], config.image_shape, **self._slot("decoder"))
-        self.latent_prior = StandardNormal(config.latent_dim)
+        self.decoder = decoder(config.latent_dim, config.hidden[::-1], output_shape, **self._slot("decoder"))
+        self.latent_prior = prior(
+            config.prior,
+            config.latent_dim,
+            condition_dim=self._vector_width(),
+            image_shape=config.image_shape,
+            components=config.components,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -164,6 +180,16 @@ class CVAE(nn.Module):
             settings |= {"condition_is_image": self.condition.kind == "image", "norm": config.norm}
         return settings
 
+    def _vector_width(self) -> int:
+        """Return the width of the condition as one vector, which is how a prior reads it."""
+        height, width = self.config.image_shape[1:]
+        return self.condition.dim * (height * width if self.condition.kind == "image" else 1)
+
+    def _encode_pseudo(self, images: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Encode a VampPrior's pseudo-images as the encoder is used to: with the condition only if it hears one."""
+        mean, log_variance = self.encoder(images, rows if self.config.condition_in != "decoder" else None)
+        return mean, log_variance
+
     def _read(self, y: Any, lead: tuple[int, ...] | None = None) -> Representation | None:
         """Return c in the model's dtype, repeated over the axes ``lead`` of x or z, the last of them the batch."""
         c = self.condition(y)
@@ -184,11 +210,9 @@ class CVAE(nn.Module):
             ValueError: if y is missing though the encoder hears it, or x or y does not fit the model.
         """
         told = self.config.condition_in != "decoder"
-        mean, log_variance = self.encoder(x, self._read(y, (len(x),)) if told else None)
-        scale = torch.exp(0.5 * _at_least_float32(log_variance))
-        return Independent(Normal(_at_least_float32(mean), scale, validate_args=False), 1, validate_args=False)
+        return diagonal_gaussian(*self.encoder(x, self._read(y, (len(x),)) if told else None))
 
-    def prior(self, y: Any = None, batch: int | None = None) -> Independent:
+    def prior(self, y: Any = None, batch: int | None = None) -> Distribution:
         """Return p(z|y): event shape (D,), batch shape (B,), where B is that of y, or ``batch`` for a VAE.
 
         Raises:
@@ -199,7 +223,7 @@ class CVAE(nn.Module):
         c = self._read(y, None if batch is None else (batch,))
         if batch is None:
             batch = len(y) if c is None else examples(c)
-        distribution: Independent = self.latent_prior(None if c is None else as_vector(c), batch)
+        distribution: Distribution = self.latent_prior(None if c is None else as_vector(c), batch, self._encode_pseudo)
         return distribution
 
     def likelihood(self, z: Float[Tensor, "*k b d"], y: Any = None) -> Independent:
@@ -215,8 +239,9 @@ class CVAE(nn.Module):
         told = self.config.condition_in != "encoder"
         c = self._read(y, z.shape[:-1]) if told else None  # (K*B, C)
         flat = z.reshape(-1, z.shape[-1])  # (K*B, D)
-        logits = _at_least_float32(self.decoder(flat, c)).unflatten(0, z.shape[:-1])  # (K, B, channels, H, W)
-        return Independent(Bernoulli(logits=logits, validate_args=False), 3, validate_args=False)
+        output = self.decoder(flat, c).unflatten(0, z.shape[:-1])  # (K, B, numbers per pixel * channels, H, W)
+        distribution: Independent = self.observation(output)
+        return distribution
 
     @torch.no_grad()
     def draw(
@@ -234,10 +259,7 @@ class CVAE(nn.Module):
             temperature: factor on the prior's standard deviation; below 1 gives more typical, less varied images.
             generator: source of randomness; the global one if not given.
         """
-        prior = self.prior(y, batch=count)
-        base = prior.base_dist
-        noise = torch.randn(base.loc.shape, generator=generator, device=generator.device if generator else None)
-        z = base.loc + temperature * base.scale * noise.to(self.device)
+        z = tempered_sample(self.prior(y, batch=count), temperature, generator)
         images: Tensor = self.likelihood(z, y).mean
         return images
 

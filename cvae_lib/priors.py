@@ -1,9 +1,22 @@
-"""Priors over the latent: modules that map a condition to the distribution p(z|y)."""
+"""Priors over the latent: modules that map a condition to the distribution p(z|y).
+
+All have one signature, ``prior(c, batch, encode)``, where c is the condition as the networks read it, shape (B, C), or
+None for a model without one, and ``encode`` is the encoder, which only the VampPrior asks for.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+
+from cvae_lib._gaussians import diagonal_gaussian
+from cvae_lib.networks import bounded_log_variance
+
+Encode = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class StandardNormal(nn.Module):
@@ -17,7 +30,228 @@ class StandardNormal(nn.Module):
         # A buffer, so that the distribution follows the model's device and dtype; never stored, it has no content.
         self.register_buffer("zero", torch.zeros(()), persistent=False)
 
-    def forward(self, c: Float[Tensor, "b c"] | None, batch: int) -> Independent:
+    def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> Independent:
         """Return p(z|y) for a batch: event shape (D,), batch shape (B,)."""
         zeros = self.zero.expand(batch, self.latent_dim)
         return Independent(Normal(zeros, torch.ones_like(zeros), validate_args=False), 1, validate_args=False)
+
+
+class _Head(nn.Module):
+    """A small network from c to a prior's parameters that starts at ``start`` for every c; without c, just numbers."""
+
+    def __init__(self, condition_dim: int, hidden: int, start: Float[Tensor, " o"]) -> None:
+        super().__init__()
+        self.condition_dim = condition_dim
+        self.out = nn.Linear(hidden, len(start)) if condition_dim else None
+        if self.out is None:
+            self.start = nn.Parameter(start)
+            return
+        self.read = nn.Linear(condition_dim, hidden)
+        nn.init.zeros_(self.out.weight)
+        self.out.bias = nn.Parameter(start)
+
+    def forward(self, c: Float[Tensor, "b c"] | None, batch: int) -> Float[Tensor, "b o"]:
+        if self.out is None:
+            return self.start.expand(batch, -1)
+        if c is None or c.shape != (batch, self.condition_dim):
+            given = "nothing" if c is None else f"shape {tuple(c.shape)}"
+            raise ValueError(
+                f"This prior depends on y: it needs the condition as ({batch}, {self.condition_dim}), not {given}."
+            )
+        parameters: Tensor = self.out(nn.functional.silu(self.read(c)))
+        return parameters
+
+
+class ConditionalGaussian(nn.Module):
+    r"""A Gaussian that moves with the condition, :math:`p(z|y) = \mathcal N(\mu(y), \mathrm{diag}\,\sigma^2(y))`.
+
+    Mean and log-variance come from c through one hidden layer; the log-variance is bounded smoothly, so that the prior
+    can neither collapse to a point nor run away. It starts at the standard normal for every y. Without a condition
+    it is one learned Gaussian. Source: Sohn, Lee and Yan 2015 (NeurIPS), "Learning structured output representation".
+
+    Args:
+        latent_dim: D.
+        condition_dim: width C of the condition; 0 for a model without one.
+        hidden: width of the hidden layer.
+    """
+
+    def __init__(self, latent_dim: int, condition_dim: int = 0, hidden: int = 64) -> None:
+        super().__init__()
+        self.head = _Head(condition_dim, hidden, torch.zeros(2 * latent_dim))
+
+    def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> Independent:
+        """Return p(z|y): event shape (D,), batch shape (B,).
+
+        Raises:
+            ValueError: if c is missing or of another shape than (B, C).
+        """
+        mean, raw = self.head(c, batch).chunk(2, dim=1)
+        return diagonal_gaussian(mean, bounded_log_variance(raw))
+
+
+def _mixture(logits: Tensor, mean: Tensor, log_variance: Tensor) -> MixtureSameFamily:
+    """Return the mixture of M Gaussians: logits (B, M), mean and log-variance (B, M, D)."""
+    weights = Categorical(logits=logits, validate_args=False)
+    return MixtureSameFamily(weights, diagonal_gaussian(mean, log_variance), validate_args=False)
+
+
+class ConditionalMixture(nn.Module):
+    r"""A mixture of Gaussians, :math:`p(z|y) = \sum_m \pi_m(y)\, \mathcal N(\mu_m(y), \mathrm{diag}\,\sigma_m^2(y))`.
+
+    It starts with equal weights and components spread so that the whole has mean 0 and variance 1 in expectation:
+    equal components would get equal gradients and never part. There is no closed-form KL to it.
+
+    Args:
+        latent_dim: D.
+        condition_dim: width C of the condition; 0 for a model without one.
+        components: M.
+        hidden: width of the hidden layer.
+
+    Raises:
+        ValueError: if there is not at least one component.
+    """
+
+    SPREAD = 0.25  # the share of the starting variance that lies between the components
+
+    def __init__(self, latent_dim: int, condition_dim: int = 0, components: int = 10, hidden: int = 64) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"A mixture needs at least 1 component, not {components}.")
+        self.components, self.latent_dim = components, latent_dim
+        mean = math.sqrt(self.SPREAD) * torch.randn(components, latent_dim)
+        start = torch.stack([mean, torch.full_like(mean, math.log(1 - self.SPREAD))])  # (2, M, D)
+        self.head = _Head(condition_dim, hidden, torch.cat([torch.zeros(components), start.flatten()]))
+
+    def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> MixtureSameFamily:
+        """Return p(z|y): event shape (D,), batch shape (B,).
+
+        Raises:
+            ValueError: if c is missing or of another shape than (B, C).
+        """
+        parameters = self.head(c, batch)
+        logits, rest = parameters[:, : self.components], parameters[:, self.components :]
+        mean, raw = rest.unflatten(1, (2, self.components, self.latent_dim)).unbind(1)  # (B, M, D) each
+        return _mixture(logits, mean, bounded_log_variance(raw))
+
+
+class VampPrior(nn.Module):
+    r"""The posterior, averaged over learned pseudo-images, :math:`p(z|y) = \frac1M \sum_m q(z|u_m, y)`.
+
+    The best prior for the ELBO is the aggregate posterior, and this is an affordable likeness of it. With a condition
+    the pseudo-images are read together with each y. Source: Tomczak and Welling 2018, arXiv:1705.07120.
+
+    Args:
+        image_shape: shape of one image.
+        components: M, the number of pseudo-images; cost and memory grow with it.
+
+    Raises:
+        ValueError: if there is not at least one component.
+    """
+
+    def __init__(self, image_shape: Sequence[int], components: int = 10) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"A VampPrior needs at least 1 pseudo-image, not {components}.")
+        # Dark and all different, through a sigmoid so that training keeps them within [0, 1].
+        self.raw = nn.Parameter(torch.randn(components, *image_shape) - 2)
+
+    @property
+    def pseudo_images(self) -> Float[Tensor, "m *image"]:
+        """The M images u_m, each entry in (0, 1)."""
+        return torch.sigmoid(self.raw)
+
+    @torch.no_grad()
+    def start_from(self, images: Float[Tensor, "m *image"]) -> None:
+        """Set the pseudo-images to real ones, as many as there are components, a usual start for this prior.
+
+        Raises:
+            ValueError: if their number or shape does not fit.
+        """
+        if images.shape != self.raw.shape:
+            raise ValueError(f"The pseudo-images have shape {tuple(self.raw.shape)}, not {tuple(images.shape)}.")
+        # Away from 0 and 1, where the sigmoid has no slope.
+        self.raw.copy_(torch.logit(images, eps=0.02))
+
+    def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> MixtureSameFamily:
+        """Return p(z|y): event shape (D,), batch shape (B,).
+
+        Raises:
+            ValueError: if the encoder is not given.
+        """
+        if encode is None:
+            raise ValueError("The VampPrior reads its pseudo-images with the encoder: call prior(c, batch, encode).")
+        count = len(self.raw)
+        if c is None:
+            mean, log_variance = (part.expand(batch, -1, -1) for part in encode(self.pseudo_images, None))
+        else:
+            rows, place = _distinct(c)  # (U, C), (B,): ten labels need ten passes, not one for each example
+            images = self.pseudo_images.repeat(len(rows), *[1] * (self.raw.ndim - 1))  # (U*M, ...)
+            both = encode(images, rows.repeat_interleave(count, dim=0))  # (U*M, D) each
+            mean, log_variance = (part.unflatten(0, (len(rows), count))[place] for part in both)  # (B, M, D) each
+        return _mixture(mean.new_zeros(batch, count), mean, log_variance)
+
+
+def _distinct(c: Float[Tensor, "b c"]) -> tuple[Tensor, Tensor]:
+    """Return the distinct rows of c, through which gradients still flow, and where each row of c is among them."""
+    found, place = torch.unique(c.detach(), dim=0, return_inverse=True)
+    first = torch.full((len(found),), len(c), device=c.device, dtype=place.dtype)
+    first.scatter_reduce_(0, place, torch.arange(len(c), device=c.device), "amin")
+    return c[first], place
+
+
+PRIORS = ("standard", "gaussian", "mixture", "vamp")
+
+
+def prior(
+    name: str,
+    latent_dim: int,
+    *,
+    condition_dim: int = 0,
+    image_shape: Sequence[int] = (1, 28, 28),
+    components: int = 10,
+) -> nn.Module:
+    """Return the prior called ``name``: ``standard``, ``gaussian``, ``mixture`` or ``vamp``.
+
+    Args:
+        latent_dim: D.
+        condition_dim: width C of the condition; 0 for a model without one.
+        image_shape: shape of the VampPrior's pseudo-images.
+        components: M, of the mixture and the VampPrior.
+
+    Raises:
+        ValueError: if there is no prior of that name, or ``components`` is below 1.
+    """
+    if name == "standard":
+        return StandardNormal(latent_dim)
+    if name == "gaussian":
+        return ConditionalGaussian(latent_dim, condition_dim)
+    if name == "mixture":
+        return ConditionalMixture(latent_dim, condition_dim, components)
+    if name == "vamp":
+        return VampPrior(image_shape, components)
+    raise ValueError(f"There is no prior {name!r}; choose from {', '.join(PRIORS)}.")
+
+
+def tempered_sample(
+    p: Distribution, temperature: float = 1.0, generator: torch.Generator | None = None
+) -> Float[Tensor, "b d"]:
+    r"""Draw :math:`z = \mu + \tau\,\sigma\,\epsilon` from a Gaussian, or from the component a mixture's weights pick.
+
+    Args:
+        p: what a prior of this room returned.
+        temperature: tau, factor on the standard deviations; a mixture's weights stay as they are.
+        generator: source of randomness, on whatever device; the global one if not given.
+    """
+    device = generator.device if generator else None
+    if isinstance(p, MixtureSameFamily):
+        weights: Tensor = p.mixture_distribution.probs
+        chosen = torch.multinomial(weights.to(device or weights.device), 1, generator=generator).to(weights.device)
+        index = chosen[..., None].expand(*chosen.shape, p.event_shape[0])  # (B, 1, D)
+        normal: Any = p.component_distribution.base_dist  # type: ignore[attr-defined]
+        mean, scale = normal.loc.gather(1, index).squeeze(1), normal.scale.gather(1, index).squeeze(1)  # (B, D) each
+    else:
+        assert isinstance(p, Independent)
+        mean, scale = p.base_dist.loc, p.base_dist.scale
+    noise = torch.randn(mean.shape, generator=generator, device=device).to(mean.device)
+    sample: Tensor = mean + temperature * scale * noise
+    return sample

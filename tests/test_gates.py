@@ -21,7 +21,9 @@ FLOORS = [
     "conditioning",
     "networks",
     "priors",
+    "likelihoods",
     "model",
+    "laboratory",
     "objective",
     "training",
     "evaluation",
@@ -42,6 +44,10 @@ PARTS = {
     "_attention": "conditioning",
     "_blocks": "networks",
     "_convolutional": "networks",
+    "_gaussians": "priors",
+    "_bernoulli": "likelihoods",
+    "_levels": "likelihoods",
+    "_schedules": "objective",
     "records": "pretrained",
 }
 TOP = {"__init__", "__main__"}  # the package's own name, and the command that stands on every floor

@@ -15,8 +15,8 @@ from cvae_lib.training import fit
 
 TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 256, "learning_rate": 4e-3}
 PROTOCOL = (
-    "MNIST, dynamic binarisation; four hidden layers of 376 with skips, D = 32; 30 epochs, batch 256, one-cycle Adam 4e-3; "
-    "10,000 test images, K = 100 (20 for each label of the marginal)"
+    "MNIST, dynamic binarisation; four hidden layers of 376 with skips, D = 32; 30 epochs, "
+    "batch 256, one-cycle Adam 4e-3; 10,000 test images, K = 100 (20 for each label of the marginal)"
 )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from cvae_lib import course
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.model import CVAE
-from cvae_lib.objective import log_importance_weights
+from cvae_lib.objective import LatentVariableModel, log_importance_weights
 from cvae_lib.training import Precision, autocast, seeded
 
 ROWS_AT_ONCE = 2000  # decoded images held at a time: about 6 MB in float32, which stays in a CPU's cache
@@ -41,7 +41,7 @@ def mean_and_error(values: Float[Tensor, " n"]) -> Estimate:
 
 
 @torch.no_grad()
-def _bound(model: CVAE, x: Tensor, y: Tensor | None, samples: int) -> Float[Tensor, " b"]:
+def _bound(model: LatentVariableModel, x: Tensor, y: Tensor | None, samples: int) -> Float[Tensor, " b"]:
     """Return log-mean-exp over K importance weights, accumulating pieces of K so that memory stays put."""
     at_once = max(1, min(samples, ROWS_AT_ONCE // len(x)))
     total = torch.full((len(x),), -math.inf, device=x.device)

@@ -1,0 +1,26 @@
+"""Making factorised Gaussians from what networks return, in one place."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Independent, Normal
+
+
+def at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Undo autocast's half precision: variances and logarithms need the digits. Other precisions stay as they are."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def diagonal_gaussian(
+    mean: Float[Tensor, "*shape"], log_variance: Float[Tensor, "*other"], event_dims: int = 1
+) -> Independent:
+    r"""Return :math:`\prod_i \mathcal N(\mu_i, e^{v_i})` from means and log-variances, the last axes one event.
+
+    Args:
+        mean: mu, shape (..., D) for ``event_dims=1``.
+        log_variance: v, any shape that broadcasts with the mean's.
+        event_dims: how many of the last axes belong to one draw.
+    """
+    scale = torch.exp(0.5 * at_least_float32(log_variance))
+    normal = Normal(at_least_float32(mean), scale, validate_args=False)
+    return Independent(normal, event_dims, validate_args=False)
