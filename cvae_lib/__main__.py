@@ -61,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     # Imported late, so that a mistyped command is answered at once.
     import torch
 
-    from cvae_lib.pretrained import CheckpointError, load_cvae, write_atomically
+    from cvae_lib._files import write_atomically
+    from cvae_lib.pretrained import CheckpointError, load_cvae
 
     try:
         model = load_cvae()

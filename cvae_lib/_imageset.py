@@ -240,12 +240,17 @@ class Batches:
         whole, rest = divmod(len(self.data), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
-    def __iter__(self) -> Iterator[Batch]:
-        data, device = self.data, self.data.device
+    def order(self) -> Int64[Tensor, " n"]:
+        """Return positions in the order of one pass: a new permutation, or as they lie."""
         if self.shuffle:
-            order = torch.randperm(len(data), generator=self.generator, device=device)
-        else:
-            order = torch.arange(len(data), device=device)
-        for index in torch.split(order, self.batch_size)[: len(self)]:
-            x = data.pixels(index, self.pixels, self.generator)
-            yield Batch(x, data.labels.index_select(0, index), index)
+            return torch.randperm(len(self.data), generator=self.generator, device=self.data.device)
+        return torch.arange(len(self.data), device=self.data.device)
+
+    def pick(self, index: Int64[Tensor, " b"]) -> Batch:
+        """Return the minibatch of the images at ``index``, its pixels drawn afresh."""
+        x = self.data.pixels(index, self.pixels, self.generator)
+        return Batch(x, self.data.labels.index_select(0, index), index)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in torch.split(self.order(), self.batch_size)[: len(self)]:
+            yield self.pick(index)

@@ -5,8 +5,6 @@ Loading runs no code from the file, and refuses weights whose checksum is not th
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from cvae_lib._checkpoint import CheckpointError as CheckpointError
+from cvae_lib._files import write_atomically
 from cvae_lib.course import pick_device
 from cvae_lib.evaluation import Judge
 from cvae_lib.model import CVAE, CVAEConfig
 
 WEIGHTS = Path(__file__).parent / "weights"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint is missing, damaged, or of another kind than asked for."""
 
 
 def available(folder: Path = WEIGHTS) -> list[str]:
@@ -87,22 +83,6 @@ def load_judge(name: str = "mnist-judge", *, device: str | torch.device = "cpu",
     judge = Judge(contents["architecture"]["classes"])
     judge.load_state_dict(weights)
     return judge.to(pick_device(device)).eval()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that an interruption or a full disk leaves the old one in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save(model: nn.Module, name: str, kind: str, facts: dict[str, Any], folder: Path = WEIGHTS) -> None:

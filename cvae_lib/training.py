@@ -1,244 +1,228 @@
-"""Training: one loop."""
+"""Training: one loop for every device and any number of processes, that can be stopped and taken up again."""
 
 import contextlib
 import math
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from cvae_lib import course
+from cvae_lib._budget import SCHEDULES, Budget, Schedule, constant, cosine, one_cycle, schedule_called
+from cvae_lib._checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from cvae_lib._distributed import team
+from cvae_lib._feed import Conditions, Epochs, Feed
+from cvae_lib._history import History
+from cvae_lib._keeping import Keeper, called
+from cvae_lib._loop import Loop, Recipe, TrainingDiverged
+from cvae_lib._numerics import Precision, autocast, compiled, seeded
+from cvae_lib._progress import Interrupts, Progress
+from cvae_lib._stopping import Watch
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.model import CVAE
-from cvae_lib.objective import elbo_terms
+from cvae_lib.objective import Terms, elbo_terms
 
-Precision = Literal["auto", "float32", "bf16"]
+__all__ = [
+    "SCHEDULES",
+    "CheckpointError",
+    "History",
+    "Precision",
+    "TrainingDiverged",
+    "autocast",
+    "constant",
+    "cosine",
+    "fit",
+    "load_checkpoint",
+    "one_cycle",
+    "save_checkpoint",
+    "seeded",
+]
 
-
-class TrainingDiverged(RuntimeError):
-    """The loss stopped being a number; the model keeps the weights from before that step."""
-
-
-@dataclass
-class History:
-    """What training measured: for each epoch the mean over its images, in nats per image.
-
-    Attributes:
-        loss: the objective.
-        distortion: -log p(x|z,y).
-        rate: KL(q(z|x,y) || p(z|y)).
-        steps: optimiser steps taken so far, at the end of each epoch.
-        interrupted: whether a person stopped the run before its end.
-    """
-
-    loss: list[float] = field(default_factory=list)
-    distortion: list[float] = field(default_factory=list)
-    rate: list[float] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    interrupted: bool = False
-
-    def __len__(self) -> int:
-        return len(self.loss)
-
-    @property
-    def elbo(self) -> list[float]:
-        """The bound per epoch, nats per image (training set, dropout on)."""
-        return [-(d + r) for d, r in zip(self.distortion, self.rate, strict=True)]
-
-
-def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
-    """Return the context for a forward pass: bfloat16 products, or plain float32.
-
-    ``auto`` is bfloat16 only where the hardware multiplies it natively.
-
-    Raises:
-        ValueError: if the precision is unknown.
-    """
-    if precision not in ("auto", "float32", "bf16"):
-        raise ValueError(f"precision is 'auto', 'float32' or 'bf16', not {precision!r}.")
-    wanted = precision == "bf16" or (precision == "auto" and course.has_native_bf16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Make torch's randomness follow ``seed`` inside the block, and leave the caller's stream as it was after it."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield torch.Generator(device).manual_seed(seed)
-
-
-def one_cycle(step: int, total: int, warm_up: float = 0.1) -> float:
-    """Return the factor on the peak learning rate: a linear rise over the first tenth, then a cosine down to 0.
-
-    Source: Smith and Topin 2018, arXiv:1708.07120.
-    """
-    rise = max(1, round(warm_up * total))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+Objective = Callable[[CVAE, Tensor, Any], Terms | Tensor]
 
 
 def fit(
     model: CVAE,
     data: ImageSet,
     *,
-    epochs: int = 40,
+    y: Conditions = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    seconds: float | None = None,
     batch_size: int = 256,
     learning_rate: float = 2e-3,
-    beta: float = 1.0,
+    schedule: str | Schedule = "one_cycle",
+    beta: float | Callable[[int], float] = 1.0,
+    objective: Objective | None = None,
     weight_decay: float = 0.0,
+    clip: float | None = None,
+    ema: float | None = None,
+    validation: ImageSet | tuple[ImageSet, Conditions] | None = None,
+    patience: int | None = None,
     pixels: PixelMode = "stochastic",
     precision: Precision = "auto",
+    compile: bool | str = False,
     device: str | torch.device = "auto",
     seed: int = 0,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
     log_every: int | None = None,
 ) -> History:
-    r"""Minimise :math:`-\frac1B\sum_b (E_q[\log p(x_b|z,y_b)] - \beta\,KL_b)` with Adam and a one-cycle rate.
+    r"""Minimise :math:`-\frac1B\sum_b (E_q[\log p(x_b|z,y_b)] - \beta\,KL_b)` with Adam, in nats per image.
 
     The model is moved to ``device`` and stays there. An interrupt (Ctrl-C, or Stop in a notebook) ends training
-    early and keeps the model and the history so far. On the fast profile only the first few steps are taken.
+    after the step at hand and keeps the model and the history so far. On the fast profile only the first few steps
+    are taken.
+
+    Under ``torchrun`` the same call trains in several processes (gloo, or nccl on CUDA). Each computes its share of
+    every batch of ``batch_size`` and draws the noise of the whole batch, so that the result is that of one process,
+    but for rounding; the first one prints and writes. Layers and objectives that mix images (batch normalisation,
+    free bits) see the share only.
 
     Args:
-        model: the CVAE or VAE; labels of ``data`` are its y if it is conditional.
+        model: the CVAE or VAE.
         data: training images.
-        epochs: passes over the data.
-        learning_rate: the peak of the cycle.
-        beta: weight of the rate.
+        y: what the model is told: the labels of ``data`` if None; a tensor of shape (n, ...), or a tuple or dictionary
+            of such, one row per image; or a function of the batch, drawing from torch's global random stream.
+        epochs: passes over the data, 40 if no budget is given. This, ``steps`` and ``seconds`` exclude each other.
+        steps: optimiser steps.
+        seconds: time; the schedule follows the clock, so such a run cannot be repeated to the bit.
+        batch_size: images per step, over all processes.
+        learning_rate: the peak of the schedule.
+        schedule: ``one_cycle``, ``cosine``, ``constant``, or a function ``(step, total) -> factor``.
+        beta: weight of the rate, a number or a function of the step.
+        objective: ``(model, x, y)`` to :class:`~cvae_lib.objective.Terms`, or to a bound per image, shape (B,), which
+            then counts as distortion; the ELBO if None.
+        weight_decay: factor of the squared weights, in Adam's gradient.
+        clip: largest L2 norm of the whole gradient, longer ones are shortened to it.
+        ema: decay of a moving average of the weights, such as 0.999: :math:`\bar w \leftarrow d\bar w + (1-d) w` with
+            :math:`d = \min(\text{ema}, (1+t)/(10+t))` after step t. The model ends with the average.
+        validation: images, or (images, y), whose ELBO is measured after each epoch, with the average if there is one,
+            always with the same pixels and latent noise.
+        patience: stop after so many epochs without a better validation; the model ends with the best weights.
         pixels: ``stochastic`` (a new binarisation each time), ``grey`` or ``threshold``.
-        precision: ``auto``, ``float32`` or ``bf16``.
-        seed: fixes order, binarisation and latent noise; the caller's random stream is left alone.
+        precision: ``auto`` (bf16 where the hardware has it), ``float32`` or ``bf16``.
+        compile: True, or a mode of ``torch.compile``; says so if there is no compiler, and does without.
+        device: ``auto`` is CUDA, then MPS, then CPU.
+        seed: fixes order, pixels and latent noise; the caller's random stream is left alone.
+        checkpoint: a folder for the whole state of the run, see :func:`load_checkpoint`. Every process must see it.
+        checkpoint_every: steps from one checkpoint to the next; every epoch if None, and always at the end.
+        resume: go on from the checkpoint in the folder, if there is one; on the CPU in float32 this gives the very bits
+            of a run that was never stopped. A budget may have grown; the schedule then follows the new one.
         log_every: print a line every so many epochs where nobody watches; about eight lines by default.
 
     Raises:
-        ValueError: if a number is out of range or the data do not fit the model.
-        TrainingDiverged: if the loss is not finite; names the step.
+        ValueError: if a number is out of range, or the data do not fit the model or are not finite.
+        TrainingDiverged: if the loss is not finite; names the step, and the model keeps its last good weights.
+        CheckpointError: if the checkpoint cannot be resumed, or the last one not be written.
+        torch.OutOfMemoryError: if a batch does not fit into the device's memory.
+
+    Sources: Kingma and Welling 2013, arXiv:1312.6114; Kingma and Ba 2014, arXiv:1412.6980; averaged weights: Polyak and
+    Juditsky 1992; fixed seeds for validation as common random numbers.
     """
-    if epochs < 1 or batch_size < 1 or learning_rate <= 0 or beta < 0:
-        raise ValueError(
-            f"epochs and batch_size must be at least 1, learning_rate above 0 and beta at least 0, not "
-            f"{epochs}, {batch_size}, {learning_rate} and {beta}."
+    _check(batch_size, learning_rate, beta, weight_decay, clip, ema, patience, checkpoint_every)
+    if patience is not None and validation is None:
+        raise ValueError("patience needs a validation set to judge by: pass validation=...")
+    if checkpoint is None and (resume or checkpoint_every is not None):
+        raise ValueError("resume and checkpoint_every need a folder: pass checkpoint=...")
+    budget = Budget(epochs, steps, seconds, math.ceil(len(data) / batch_size))
+    rate, weight = schedule_called(schedule), beta if callable(beta) else lambda step: beta
+    recipe = Recipe(learning_rate, rate, weight, weight_decay, clip, ema, precision)
+    settings = {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "schedule": called(schedule),
+        "beta": called(beta),
+        "objective": called(objective),
+        "weight_decay": weight_decay,
+        "clip": clip,
+        "ema": ema,
+        "patience": patience,
+        "pixels": pixels,
+        "seed": seed,
+        "data": [data.name, len(data)],
+    }
+    keeper = None if checkpoint is None else Keeper(checkpoint, checkpoint_every, settings)
+    with (
+        team(device) as us,
+        Progress(budget, log_every, silent=us.rank > 0) as progress,
+        Interrupts() as interrupts,
+        seeded(seed, us.device) as generator,
+        _short_of_memory(us.device, batch_size),
+    ):
+        model.to(us.device).train()
+        feed = Epochs(model, data, y, batch_size=batch_size, pixels=pixels, generator=generator, team=us)
+        watch = None
+        if validation is not None:
+            judged = Feed(model, *(validation if isinstance(validation, tuple) else (validation, None)))
+            watch = Watch(judged, patience, pixels, precision, seed)
+        terms = us.wrap(compiled(objective or elbo_terms, compile, us.device, progress.say), model)
+        loop = Loop(model, terms, feed, recipe, budget, us, watch, progress, interrupts)
+        if keeper is not None:
+            keeper.begin(loop, resume)
+        _run(loop, keeper)
+    return loop.history
+
+
+def _run(loop: Loop, keeper: Keeper | None) -> None:
+    """Run the loop to its end, or to an interrupt, and leave the model usable in any case."""
+    history = loop.history
+    try:
+        if keeper is None:
+            loop.run(lambda: None, lambda is_last: None)
+        else:
+            loop.run(lambda: keeper.after_step(loop), lambda is_last: keeper.after_epoch(loop, is_last))
+        loop.team.align(loop.model)
+    except KeyboardInterrupt:
+        if keeper is not None and loop.is_between_steps:
+            keeper.save(loop)
+        history.trim()
+        history.interrupted = True
+        where = "" if keeper is None else f" What is in {keeper.folder} can be resumed."
+        loop.progress.say(
+            f"Stopped by hand after {len(history)} full epochs; the model and its history are usable.{where}"
         )
-    if model.is_conditional and data.num_classes > model.config.num_classes:
-        raise ValueError(f"The data have {data.num_classes} classes, the model knows {model.config.num_classes}.")
-    device = course.pick_device(device)
-    model.to(device).train()
-    data = data.to(device)
-    optimiser = torch.optim.Adam(
-        model.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=device.type != "mps"
-    )
-    per_epoch = math.ceil(len(data) / batch_size)
-    total = course.capped(epochs * per_epoch, course.FAST_STEPS)
-    history = History()
-    report = _Progress(total, per_epoch, log_every or max(1, epochs // 8))
-    with seeded(seed, device) as generator, report:
-        try:
-            _run(
-                model,
-                data,
-                optimiser,
-                history,
-                report,
-                generator,
-                total=total,
-                batch_size=batch_size,
-                peak=learning_rate,
-                beta=beta,
-                pixels=pixels,
-                precision=precision,
-            )
-        except KeyboardInterrupt:
-            history.interrupted = True
-            print(f"Stopped by hand after {len(history)} full epochs; the model and its history are usable.")
-    model.eval()
-    return history
+    finally:
+        loop.finish()
+    if keeper is not None and keeper.failure is not None:
+        raise keeper.failure
 
 
-def _run(
-    model: CVAE,
-    data: ImageSet,
-    optimiser: torch.optim.Adam,
-    history: History,
-    report: "_Progress",
-    generator: torch.Generator,
-    *,
-    total: int,
+@contextlib.contextmanager
+def _short_of_memory(device: torch.device, batch_size: int) -> Iterator[None]:
+    """Say in one sentence that a batch does not fit into memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        signs = ("out of memory", "can't allocate memory", "not enough memory")
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and not any(sign in str(error) for sign in signs):
+            raise
+        raise torch.cuda.OutOfMemoryError(
+            f"The memory of {device} does not hold a step with batch_size={batch_size}; "
+            f"try batch_size={max(1, batch_size // 2)}."
+        ) from None
+
+
+def _check(
     batch_size: int,
-    peak: float,
-    beta: float,
-    pixels: PixelMode,
-    precision: Precision,
+    learning_rate: float,
+    beta: float | Callable[[int], float],
+    weight_decay: float,
+    clip: float | None,
+    ema: float | None,
+    patience: int | None,
+    checkpoint_every: int | None,
 ) -> None:
-    device = model.device
-    step = 0
-    while step < total:
-        # Sums stay on the device: asking for a number at every step would make a GPU wait for it.
-        sums = torch.zeros(3, device=device)
-        seen = 0
-        for batch in data.batches(batch_size, pixels=pixels, generator=generator):
-            for group in optimiser.param_groups:
-                group["lr"] = peak * one_cycle(step, total)
-            with autocast(device, precision):
-                terms = elbo_terms(model, batch.x, batch.y if model.is_conditional else None)
-            loss = terms.loss(beta)
-            if device.type == "cpu":
-                _must_be_finite(loss, step)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            with torch.no_grad():
-                sums += torch.stack([loss, -terms.log_likelihood.mean(), terms.rate.mean()]) * len(batch.x)
-            seen += len(batch.x)
-            step += 1
-            report.step(step, history)
-            if step >= total:
-                break
-        _must_be_finite(sums[0], step - 1)
-        loss_mean, distortion, rate = (sums / seen).tolist()
-        history.loss.append(loss_mean)
-        history.distortion.append(distortion)
-        history.rate.append(rate)
-        history.steps.append(step)
-        report.epoch(history)
-
-
-def _must_be_finite(loss: Tensor, step: int) -> None:
-    if not torch.isfinite(loss):
-        raise TrainingDiverged(
-            f"The loss became {loss.item()} at step {step}; try a smaller learning_rate, and look "
-            f"for NaN in the data. The weights are those from before that step."
-        )
-
-
-class _Progress:
-    """A live bar for somebody who watches, a line every few epochs for everybody else."""
-
-    def __init__(self, total: int, per_epoch: int, every: int) -> None:
-        self.epochs = math.ceil(total / per_epoch)
-        self.every = every
-        self.last = time.monotonic()
-        self.bar = tqdm(total=total, unit="step", leave=True) if course.someone_watches() else None
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def step(self, step: int, history: History) -> None:
-        if self.bar is not None:
-            self.bar.update(step - self.bar.n)
-
-    def epoch(self, history: History) -> None:
-        done = len(history)
-        line = f"loss {history.loss[-1]:.2f} = distortion {history.distortion[-1]:.2f} + rate {history.rate[-1]:.2f}"
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"epoch {done}/{self.epochs}, {line}")
-        elif done == 1 or done % self.every == 0 or done == self.epochs:
-            print(f"epoch {done:>3}/{self.epochs}  {line}", flush=True)
+    for name, count in (("batch_size", batch_size), ("patience", patience), ("checkpoint_every", checkpoint_every)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}.")
+    for name, size in (("learning_rate", learning_rate), ("clip", clip)):
+        if size is not None and not 0 < size < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, not {size}.")
+    for name, size in (("weight_decay", weight_decay), ("beta", 0.0 if callable(beta) else beta)):
+        if not 0 <= size < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, not {size}.")
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"ema must lie between 0 and 1, such as 0.999, not be {ema}.")

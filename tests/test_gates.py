@@ -48,6 +48,17 @@ PARTS = {
     "_bernoulli": "likelihoods",
     "_levels": "likelihoods",
     "_schedules": "objective",
+    "_files": "course",
+    "_budget": "training",
+    "_checkpoint": "training",
+    "_distributed": "training",
+    "_feed": "training",
+    "_history": "training",
+    "_keeping": "training",
+    "_loop": "training",
+    "_numerics": "training",
+    "_progress": "training",
+    "_stopping": "training",
     "records": "pretrained",
 }
 TOP = {"__init__", "__main__"}  # the package's own name, and the command that stands on every floor

@@ -1,0 +1,166 @@
+"""A run on disk: writing all of its state between two steps, and taking it up again exactly there."""
+
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvae_lib import _checkpoint as files
+from cvae_lib._checkpoint import CheckpointError
+from cvae_lib._history import History
+from cvae_lib._loop import Loop
+
+
+def called(value: Any) -> Any:
+    """Return a setting as JSON can hold it: a function by its name, a schedule object by its parameters."""
+    if callable(value):
+        return repr(value) if is_dataclass(value) else getattr(value, "__qualname__", type(value).__name__)
+    return value
+
+
+class Keeper:
+    """Writes the checkpoints of a run into a folder.
+
+    Args:
+        folder: where they go, one replacing the other.
+        every: steps from one to the next; None is every epoch.
+        settings: what must be the same for a run to be resumed.
+    """
+
+    def __init__(self, folder: str | Path, every: int | None, settings: dict[str, Any]) -> None:
+        self.folder, self.every, self.settings = Path(folder), every, settings
+        self.failure: CheckpointError | None = None
+
+    def after_step(self, loop: Loop) -> None:
+        """Save if it is time."""
+        if self.every is not None and loop.step % self.every == 0:
+            self.save(loop)
+
+    def after_epoch(self, loop: Loop, is_last: bool) -> None:
+        """Save if it is time, and in any case at the end."""
+        if self.every is None or is_last:
+            self.save(loop)
+
+    def save(self, loop: Loop) -> None:
+        """Write the state of the run; a full disk is announced, and the next save tries again."""
+        if loop.team.rank == 0:
+            try:
+                files.write(self.folder, *state(loop, self.settings))
+                self.failure = None
+            except CheckpointError as error:
+                self.failure = error
+                loop.progress.say(f"{error} Training goes on.")
+
+    def begin(self, loop: Loop, resume: bool) -> None:
+        """Take up the run that is in the folder, or begin one if there is none.
+
+        Raises:
+            CheckpointError: if there is a run and ``resume`` is false, or it is damaged or another one.
+        """
+        if not files.exists(self.folder):
+            return
+        if not resume:
+            raise CheckpointError(
+                f"There is a checkpoint in {self.folder} already; pass resume=True to go on from it, "
+                "or choose another folder."
+            )
+        facts, tensors = files.read(self.folder)
+        if "settings" not in facts:
+            raise CheckpointError(
+                f"The checkpoint in {self.folder} holds weights but no optimiser, so it cannot be resumed; "
+                "load_checkpoint it, and train from there into another folder."
+            )
+        if other := files.differences(loop.model.config.as_dict(), facts["architecture"]):
+            raise CheckpointError(f"The checkpoint in {self.folder} is of a model with {other}.")
+        if other := files.differences(self.settings, facts["settings"]):
+            raise CheckpointError(
+                f"The checkpoint in {self.folder} is of a run with {other}; go on with the same settings, "
+                "or begin in another folder."
+            )
+        restore(loop, facts, tensors, self.folder)
+
+
+def state(loop: Loop, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return all that a run is made of between two steps: what JSON holds, and the tensors."""
+    device, watch = loop.model.device, loop.watch
+    tensors = files.prefixed("model", loop.model.state_dict())
+    if loop.average is not None:
+        tensors |= files.prefixed("ema", loop.average.state_dict())
+    if watch is not None:
+        tensors |= files.prefixed("best", watch.best)
+    for name, parameter in loop.model.named_parameters():
+        moments = {key: v for key, v in loop.optimiser.state.get(parameter, {}).items() if isinstance(v, Tensor)}
+        tensors |= files.prefixed(f"optimiser.{name}", moments)
+    tensors |= files.prefixed("run", {"sums": loop.sums, "good_steps": loop.good_steps})
+    facts = {
+        "architecture": loop.model.config.as_dict(),
+        "settings": settings,
+        "step": loop.step,
+        "position": loop.position,
+        "seen": loop.seen,
+        "seconds": loop.budget.elapsed(),
+        "history": loop.history.to_json(),
+        "least": None if watch is None or watch.best_epoch is None else watch.least,
+        "device": device.type,
+        "random": {name: files.as_text(get()) for name, (get, _) in _streams(loop).items()},
+        "begun": None if loop.epochs.begun is None else files.as_text(loop.epochs.begun),
+    }
+    return facts, tensors
+
+
+def restore(loop: Loop, facts: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> None:
+    """Put a run into the state that :func:`state` returned.
+
+    Raises:
+        CheckpointError: if the weights do not fit the model.
+    """
+    device = loop.model.device
+    files.load_weights(loop.model, files.stripped("model", tensors), folder)
+    if loop.average is not None:
+        files.load_weights(loop.average, files.stripped("ema", tensors), folder)
+    moments = {}
+    for index, (name, _) in enumerate(loop.model.named_parameters()):
+        if found := files.stripped(f"optimiser.{name}", tensors):
+            moments[index] = found
+    groups = loop.optimiser.state_dict()["param_groups"]
+    loop.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    loop.sums.copy_(tensors["run.sums"])
+    loop.good_steps.copy_(tensors["run.good_steps"])
+    loop.step, loop.position, loop.seen = facts["step"], facts["position"], facts["seen"]
+    loop.budget.before = facts["seconds"]
+    loop.history = History.from_json(facts["history"])
+    if loop.watch is not None and facts["least"] is not None:
+        loop.watch.least, loop.watch.best_epoch = facts["least"], loop.history.best_epoch
+        loop.watch.best = {key: value.to(device) for key, value in files.stripped("best", tensors).items()}
+    if facts["device"] == device.type:
+        for name, (_, put) in _streams(loop).items():
+            put(files.from_text(facts["random"][name]))
+        loop.epochs.begun = None if facts["begun"] is None else files.from_text(facts["begun"])
+    else:
+        # Random states belong to a kind of device. A new stream, and a new order for the rest of the epoch.
+        torch.manual_seed(loop.step)
+        loop.epochs.generator.manual_seed(loop.step)
+        loop.progress.say(
+            f"The checkpoint was written on {facts['device']}; on {device.type} the run goes on from its weights "
+            "with random numbers of its own, so it is not the run that would have gone on there."
+        )
+
+
+def _streams(loop: Loop) -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], object]]]:
+    """Return how to read and to set every stream of random numbers that a run draws from."""
+    device, generator = loop.model.device, loop.epochs.generator
+    streams: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], object]]] = {
+        "torch": (torch.get_rng_state, torch.set_rng_state),
+        "generator": (generator.get_state, generator.set_state),
+    }
+    if device.type == "cuda":
+        streams["cuda"] = (
+            lambda: torch.cuda.get_rng_state(device),
+            lambda value: torch.cuda.set_rng_state(value, device),
+        )
+    if device.type == "mps":
+        streams["mps"] = (torch.mps.get_rng_state, torch.mps.set_rng_state)
+    return streams

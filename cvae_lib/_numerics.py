@@ -1,0 +1,58 @@
+"""How numbers are rounded and drawn while a model trains or is judged: precision and seeds."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+
+from cvae_lib import course
+
+Precision = Literal["auto", "float32", "bf16"]
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
+    """Return the context for a forward pass: bfloat16 products, or plain float32.
+
+    ``auto`` is bfloat16 only where the hardware multiplies it natively.
+
+    Raises:
+        ValueError: if the precision is unknown.
+    """
+    if precision not in ("auto", "float32", "bf16"):
+        raise ValueError(f"precision is 'auto', 'float32' or 'bf16', not {precision!r}.")
+    wanted = precision == "bf16" or (precision == "auto" and course.has_native_bf16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Make torch's randomness follow ``seed`` inside the block, and leave the caller's stream as it was after it."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield torch.Generator(device).manual_seed(seed)
+
+
+def compiled(
+    function: Callable[..., Any], how: bool | str, device: torch.device, say: Callable[[str], object] = print
+) -> Callable[..., Any]:
+    """Return ``function`` through ``torch.compile``, or as it is, with a sentence why, where that cannot work.
+
+    Args:
+        function: what to compile; it is compiled when it is first called.
+        how: False for not at all, True, or a mode of ``torch.compile`` such as "reduce-overhead" (CUDA graphs).
+        device: where it will run. One small kernel is built there first, to see whether there is a compiler.
+        say: what the sentence is passed to.
+    """
+    if how is False:
+        return function
+    mode = how if isinstance(how, str) else None
+    try:
+        torch.compile(lambda t: t.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        say(f"torch.compile cannot build a kernel here ({reason[:150]}), so training runs uncompiled.")
+        return function
+    made: Callable[..., Any] = torch.compile(function, mode=mode)
+    return made

@@ -1,0 +1,68 @@
+"""Early stopping: a criterion that is the same number for the same weights, and the best weights so far."""
+
+import torch
+from torch import Tensor, nn
+
+from cvae_lib import course
+from cvae_lib._distributed import Team
+from cvae_lib._feed import Feed
+from cvae_lib._numerics import Precision, autocast, seeded
+from cvae_lib.data import PixelMode
+from cvae_lib.model import CVAE
+from cvae_lib.objective import elbo_terms
+
+ROWS = 1000  # images judged at a time
+
+
+@torch.no_grad()
+def negative_elbo(model: CVAE, feed: Feed, pixels: PixelMode, precision: Precision, seed: int) -> float:
+    """Return minus the mean ELBO, nats per image: the same pixels and latent noise at every call with this seed."""
+    was_training = model.training
+    model.eval()
+    limit = course.capped(len(feed.data), course.FAST_IMAGES)
+    total, seen = 0.0, 0
+    with seeded(seed, feed.data.device) as generator:
+        for batch in feed.data.batches(min(ROWS, limit), pixels=pixels, shuffle=False, generator=generator):
+            x, y = feed.meal(batch)
+            with autocast(feed.data.device, precision):
+                elbo = elbo_terms(model, x, y).elbo
+            total -= float(elbo.sum())
+            seen += len(x)
+            if seen >= limit:
+                break
+    model.train(was_training)
+    return total / seen
+
+
+class Watch:
+    """Judges the weights after every epoch, keeps the best, and says when they have not improved for too long.
+
+    Args:
+        feed: validation images and their conditions.
+        patience: epochs without a new best after which to stop; None never stops, and keeps nothing.
+    """
+
+    def __init__(self, feed: Feed, patience: int | None, pixels: PixelMode, precision: Precision, seed: int) -> None:
+        self.feed, self.patience = feed, patience
+        self.pixels, self.precision, self.seed = pixels, precision, seed
+        self.least = float("inf")
+        self.best_epoch: int | None = None
+        self.best: dict[str, Tensor] = {}
+
+    def look(self, model: CVAE, epoch: int, team: Team) -> float:
+        """Judge the weights at the end of an epoch, counted from 1; keep them if they are the best so far."""
+        value = negative_elbo(model, self.feed, self.pixels, self.precision, self.seed) if team.rank == 0 else 0.0
+        value = team.agreed(value)
+        if self.patience is not None and value < self.least:
+            best = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+            self.best, self.least, self.best_epoch = best, value, epoch
+        return value
+
+    def is_over(self, epoch: int) -> bool:
+        """Say whether the last ``patience`` epochs brought nothing better."""
+        return self.patience is not None and self.best_epoch is not None and epoch - self.best_epoch >= self.patience
+
+
+def floats(model: nn.Module) -> list[Tensor]:
+    """Return every parameter and floating-point buffer, detached: what an average is taken of."""
+    return [t.detach() for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
