@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
-from cvae_lib._gaussians import diagonal_gaussian
+from cvae_lib.priors._gaussians import diagonal_gaussian
 
 Encoder = Callable[[Tensor, Tensor | None], Distribution]
 

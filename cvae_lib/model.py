@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from cvae_lib._gaussians import diagonal_gaussian
 from cvae_lib.conditions import Condition, Representation, Tokens, as_vector, examples, make_condition, repeated
 from cvae_lib.likelihoods import likelihood
 from cvae_lib.networks import Placement, network_pair
 from cvae_lib.priors import prior, tempered_sample
+from cvae_lib.priors._gaussians import diagonal_gaussian
 
 
 @dataclasses.dataclass(frozen=True)

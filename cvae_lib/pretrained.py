@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from cvae_lib._checkpoint import CheckpointError as CheckpointError
 from cvae_lib._files import write_atomically
 from cvae_lib.course import pick_device
 from cvae_lib.evaluation import Judge
 from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.training._checkpoint import CheckpointError as CheckpointError
 
 WEIGHTS = Path(__file__).parent / "weights"
 

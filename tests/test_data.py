@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae_lib import _imageset, data
-from cvae_lib.data import ImageSet, binarise
+from cvae_lib.data import ImageSet, _imageset, binarise, data
 
 N = 50
 
@@ -269,7 +268,7 @@ def test_digits_waits_for_a_dead_network_only_once(
         asked.append(url)
         raise TimeoutError
 
-    monkeypatch.setattr("cvae_lib._download.urlopen", lambda request, **_: dead(request.full_url))
+    monkeypatch.setattr("cvae_lib.data._download.urlopen", lambda request, **_: dead(request.full_url))
     for split in ("train", "test", "train"):
         assert data.digits(split).name == "strokes"
     assert len(asked) == len(set(asked)) > 0

@@ -16,8 +16,7 @@ import pytest
 from mnist_server import FILES, MD5, PACKED, RAW, Server, idx, lay_out, on_disk
 from torchvision.datasets import MNIST, FashionMNIST
 
-from cvae_lib import _download, data
-from cvae_lib.data import DataUnavailable
+from cvae_lib.data import DataUnavailable, _download, data
 
 IMAGES = FILES[0]
 Use = Callable[..., None]

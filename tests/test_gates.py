@@ -33,34 +33,7 @@ FLOORS = [
     "checks",
 ]
 # Parts of a floor that are files of their own, to keep files short, or folders of what it reads.
-PARTS = {
-    "_skeletons": "strokes",
-    "_download": "data",
-    "_imageset": "data",
-    "_condition": "conditions",
-    "_attributes": "conditions",
-    "_captions": "conditions",
-    "_slot": "conditioning",
-    "_attention": "conditioning",
-    "_blocks": "networks",
-    "_convolutional": "networks",
-    "_gaussians": "priors",
-    "_bernoulli": "likelihoods",
-    "_levels": "likelihoods",
-    "_schedules": "objective",
-    "_files": "course",
-    "_budget": "training",
-    "_checkpoint": "training",
-    "_distributed": "training",
-    "_feed": "training",
-    "_history": "training",
-    "_keeping": "training",
-    "_loop": "training",
-    "_numerics": "training",
-    "_progress": "training",
-    "_stopping": "training",
-    "records": "pretrained",
-}
+PARTS = {"_files": "course", "records": "pretrained"}
 TOP = {"__init__", "__main__"}  # the package's own name, and the command that stands on every floor
 
 LIBRARY = sorted((ROOT / "cvae_lib").rglob("*.py"))

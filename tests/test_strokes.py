@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cvae_lib._skeletons import SEGMENTS, path_slant, skeletons
 from cvae_lib.strokes import Strokes, draw, measure, strokes
+from cvae_lib.strokes._skeletons import SEGMENTS, path_slant, skeletons
 
 ATTRIBUTES = ("thickness", "slant", "size", "x", "y", "brightness")
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cvae_lib._slot import Conditioning, zero_linear
+from cvae_lib.conditioning._slot import Conditioning, zero_linear
 from cvae_lib.conditions import Representation, Tokens, without_padding
 
 

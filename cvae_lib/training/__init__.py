@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvae_lib._budget import SCHEDULES, Budget, Schedule, constant, cosine, one_cycle, schedule_called
-from cvae_lib._checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from cvae_lib._distributed import team
-from cvae_lib._feed import Conditions, Epochs, Feed
-from cvae_lib._history import History
-from cvae_lib._keeping import Keeper, called
-from cvae_lib._loop import Loop, Recipe, TrainingDiverged
-from cvae_lib._numerics import Precision, autocast, compiled, seeded
-from cvae_lib._progress import Interrupts, Progress
-from cvae_lib._stopping import Watch
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.model import CVAE
 from cvae_lib.objective import Terms, elbo_terms
+from cvae_lib.training._budget import SCHEDULES, Budget, Schedule, constant, cosine, one_cycle, schedule_called
+from cvae_lib.training._checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from cvae_lib.training._distributed import team
+from cvae_lib.training._feed import Conditions, Epochs, Feed
+from cvae_lib.training._history import History
+from cvae_lib.training._keeping import Keeper, called
+from cvae_lib.training._loop import Loop, Recipe, TrainingDiverged
+from cvae_lib.training._numerics import Precision, autocast, compiled, seeded
+from cvae_lib.training._progress import Interrupts, Progress
+from cvae_lib.training._stopping import Watch
 
 __all__ = [
     "SCHEDULES",

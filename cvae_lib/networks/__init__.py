@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cvae_lib._blocks import (
+from cvae_lib.conditioning import conditioning
+from cvae_lib.conditions import Representation
+from cvae_lib.networks._blocks import (
     LOG_VARIANCE_BOUND,
     Placement,
     bounded_log_variance,
@@ -18,9 +20,7 @@ from cvae_lib._blocks import (
     check_latents,
     told,
 )
-from cvae_lib._convolutional import ConvolutionalDecoder, ConvolutionalEncoder
-from cvae_lib.conditioning import conditioning
-from cvae_lib.conditions import Representation
+from cvae_lib.networks._convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 
 __all__ = [
     "LOG_VARIANCE_BOUND",

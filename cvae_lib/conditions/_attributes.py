@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cvae_lib._condition import Condition, described, given
+from cvae_lib.conditions._condition import Condition, described, given
 
 
 class AttributeCondition(Condition):

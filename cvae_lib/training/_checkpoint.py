@@ -21,8 +21,8 @@ from torch import Tensor
 import cvae_lib
 from cvae_lib import course
 from cvae_lib._files import write_atomically
-from cvae_lib._history import History
 from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.training._history import History
 
 CARD = "checkpoint.json"
 FORMAT = 1

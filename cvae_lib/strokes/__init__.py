@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8
 from torch import Tensor
 
-from cvae_lib._skeletons import CENTRE, SEGMENTS, SIDE, WARPS, fitted, placed, shaken, skeletons
+from cvae_lib.strokes._skeletons import CENTRE, SEGMENTS, SIDE, WARPS, fitted, placed, shaken, skeletons
 
 CHUNK = 64  # pictures drawn at once: the working set stays inside a processor's cache
 

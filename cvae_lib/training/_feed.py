@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvae_lib._distributed import Share, Team
 from cvae_lib.data import Batch, ImageSet, PixelMode
 from cvae_lib.model import CVAE
+from cvae_lib.training._distributed import Share, Team
 
 Conditions = Any  # None (the labels), tensors with a row per image, or a function of the batch
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from cvae_lib._budget import Budget, Schedule
-from cvae_lib._distributed import GlobalDraws, Share, Team
-from cvae_lib._feed import Epochs, blame
-from cvae_lib._history import History
-from cvae_lib._numerics import Precision, autocast
-from cvae_lib._progress import Interrupts, Progress
-from cvae_lib._stopping import Watch, floats
 from cvae_lib.data import Batch
 from cvae_lib.model import CVAE
 from cvae_lib.objective import Terms
+from cvae_lib.training._budget import Budget, Schedule
+from cvae_lib.training._distributed import GlobalDraws, Share, Team
+from cvae_lib.training._feed import Epochs, blame
+from cvae_lib.training._history import History
+from cvae_lib.training._numerics import Precision, autocast
+from cvae_lib.training._progress import Interrupts, Progress
+from cvae_lib.training._stopping import Watch, floats
 
 
 class TrainingDiverged(RuntimeError):

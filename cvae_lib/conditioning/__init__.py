@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cvae_lib._attention import CrossAttention, attention_maps
-from cvae_lib._slot import Conditioning, along_features, over_space, zero_linear
+from cvae_lib.conditioning._attention import CrossAttention, attention_maps
+from cvae_lib.conditioning._slot import Conditioning, along_features, over_space, zero_linear
 from cvae_lib.conditions import Representation
 
 __all__ = [

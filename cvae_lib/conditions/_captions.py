@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
-from cvae_lib._condition import Condition, Kind, Tokens, described, given
+from cvae_lib.conditions._condition import Condition, Kind, Tokens, described, given
 
 PADDING = 0
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")

@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 
-from cvae_lib._download import DataUnavailable, Source, ensure_whole, first_line
-from cvae_lib._imageset import Batch, Batches, ImageSet, PixelMode, binarise
 from cvae_lib.course import FAST_DATASET, capped, data_root
+from cvae_lib.data._download import DataUnavailable, Source, ensure_whole, first_line
+from cvae_lib.data._imageset import Batch, Batches, ImageSet, PixelMode, binarise
 
 __all__ = [
     "Batch",

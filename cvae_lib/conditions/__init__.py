@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from cvae_lib._attributes import AttributeCondition
-from cvae_lib._captions import CaptionCondition, Vocabulary
-from cvae_lib._condition import (
+from cvae_lib.conditions._attributes import AttributeCondition
+from cvae_lib.conditions._captions import CaptionCondition, Vocabulary
+from cvae_lib.conditions._condition import (
     MISSING,
     Condition,
     Kind,

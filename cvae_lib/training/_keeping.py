@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvae_lib import _checkpoint as files
-from cvae_lib._checkpoint import CheckpointError
-from cvae_lib._history import History
-from cvae_lib._loop import Loop
+from cvae_lib.training import _checkpoint as files
+from cvae_lib.training._checkpoint import CheckpointError
+from cvae_lib.training._history import History
+from cvae_lib.training._loop import Loop
 
 
 def called(value: Any) -> Any:

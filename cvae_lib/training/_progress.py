@@ -7,8 +7,8 @@ from types import FrameType, TracebackType
 from tqdm import tqdm
 
 from cvae_lib import course
-from cvae_lib._budget import Budget
-from cvae_lib._history import History
+from cvae_lib.training._budget import Budget
+from cvae_lib.training._history import History
 
 
 class Progress:

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from cvae_lib._schedules import Constant, Cyclical, Linear, Schedule
 from cvae_lib.likelihoods import masked
+from cvae_lib.objective._schedules import Constant, Cyclical, Linear, Schedule
 
 __all__ = [
     "Constant",
