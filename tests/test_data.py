@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae_lib.data import ImageSet, _imageset, binarise, data
+from cvae_lib import data
+from cvae_lib.data import ImageSet, _imageset, binarise
 
 N = 50
 

@@ -16,7 +16,8 @@ import pytest
 from mnist_server import FILES, MD5, PACKED, RAW, Server, idx, lay_out, on_disk
 from torchvision.datasets import MNIST, FashionMNIST
 
-from cvae_lib.data import DataUnavailable, _download, data
+from cvae_lib import data
+from cvae_lib.data import DataUnavailable, _download
 
 IMAGES = FILES[0]
 Use = Callable[..., None]
