@@ -152,7 +152,7 @@ class CVAE(nn.Module):
         self.latent_prior = prior(
             config.prior,
             config.latent_dim,
-            condition_dim=self._vector_width(),
+            condition_dim=self.condition.vector_dim,
             image_shape=config.image_shape,
             components=config.components,
         )
@@ -179,11 +179,6 @@ class CVAE(nn.Module):
         if config.network == "convolutional":
             settings |= {"condition_is_image": self.condition.kind == "image", "norm": config.norm}
         return settings
-
-    def _vector_width(self) -> int:
-        """Return the width of the condition as one vector, which is how a prior reads it."""
-        height, width = self.config.image_shape[1:]
-        return self.condition.dim * (height * width if self.condition.kind == "image" else 1)
 
     def _encode_pseudo(self, images: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encode a VampPrior's pseudo-images as the encoder is used to: with the condition only if it hears one."""

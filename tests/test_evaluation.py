@@ -101,7 +101,7 @@ def test_binarisation_is_shared_by_models_and_follows_the_seed(monkeypatch):
 
 def test_the_columns_of_the_class_table_are_exact_under_every_label():
     net, images = model(), scribbles()
-    table = class_log_likelihoods(net, images, samples=8000, pixels="threshold", precision="float32")
+    table = class_log_likelihoods(net, images, samples=20_000, pixels="threshold", precision="float32")
     x = images.pixels(mode="threshold")
     for label in range(3):
         exact = exact_log_likelihood(net, x, torch.full((len(x),), label))

@@ -1,5 +1,6 @@
 """Judging a model: how likely it finds held-out data, whether it draws what it is asked for, and what of it is used."""
 
+from cvae_lib.evaluation._estimate import Estimate, mean_and_error
 from cvae_lib.evaluation.attributes import Calibration, calibration, control_calibration
 from cvae_lib.evaluation.collapse import CollapseReport, collapse_report
 from cvae_lib.evaluation.control import Control, Judge, accuracy, control_accuracy, train_judge
@@ -13,7 +14,7 @@ from cvae_lib.evaluation.forecasts import (
     interval_coverage,
 )
 from cvae_lib.evaluation.information import Information, mutual_information
-from cvae_lib.evaluation.likelihood import Estimate, class_log_likelihoods, log_likelihood, mean_and_error
+from cvae_lib.evaluation.likelihood import class_log_likelihoods, log_likelihood
 from cvae_lib.evaluation.probe import linear_probe, posterior_means
 from cvae_lib.evaluation.spread import Diversity, diversity, mean_pairwise_distance, relative_diversity
 from cvae_lib.evaluation.use import ActiveUnits, YUse, ZUse, active_units, is_y_used, is_z_used

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from cvae_lib.data import ImageSet, PixelMode
-from cvae_lib.evaluation._examples import NOISE, Examples, examples
+from cvae_lib.evaluation._estimate import Estimate, mean_and_error
+from cvae_lib.evaluation._examples import Examples, examples
 from cvae_lib.evaluation.information import Information, mutual_information
-from cvae_lib.evaluation.likelihood import Estimate, mean_and_error
 from cvae_lib.evaluation.use import ActiveUnits, YUse, ZUse, active_units, is_y_used, is_z_used
 from cvae_lib.model import CVAE
 from cvae_lib.objective import elbo_terms
@@ -170,7 +170,7 @@ def collapse_report(
 def _terms(seen: Examples) -> tuple[Estimate, Estimate, Float[Tensor, " d"]]:
     """Return rate and distortion, and the mean KL for each column that the objective has."""
     rate, likelihood, columns = [], [], []
-    with seeded(seen.seed + NOISE, seen.model.device):
+    with seeded(seen.seed, seen.model.device):
         for x, condition, _ in seen.batches(1000):
             terms = elbo_terms(seen.model, x, condition)
             rate.append(terms.rate.cpu())

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cvae_lib.evaluation.likelihood import Estimate, mean_and_error
+from cvae_lib.evaluation._estimate import Estimate, mean_and_error
 
 DISTANCES_AT_ONCE = 2**21
 

@@ -10,8 +10,8 @@ from torch.distributions import Normal
 
 from cvae_lib import course
 from cvae_lib.data import ImageSet, PixelMode
-from cvae_lib.evaluation._examples import NOISE, Examples, examples
-from cvae_lib.evaluation.likelihood import Estimate, mean_and_error
+from cvae_lib.evaluation._estimate import Estimate, mean_and_error
+from cvae_lib.evaluation._examples import Examples, examples
 from cvae_lib.model import CVAE
 from cvae_lib.training import seeded
 
@@ -132,7 +132,7 @@ def _posteriors(seen: Examples, samples: int) -> tuple[Tensor, Tensor, Tensor, T
     # Apple's GPUs know no float64; the CPU does this part for them.
     place = torch.device("cpu") if model.device.type == "mps" else model.device
     parts: list[tuple[Tensor, ...]] = []
-    with seeded(seen.seed + NOISE, model.device):
+    with seeded(seen.seed, model.device):
         for x, condition, _ in seen.batches(1000):
             q = model.posterior(x, condition)
             if not isinstance(q.base_dist, Normal):

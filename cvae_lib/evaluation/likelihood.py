@@ -1,14 +1,15 @@
 """Test log-likelihood by importance sampling, in memory that does not grow with the number of samples."""
 
 import math
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from cvae_lib import course
 from cvae_lib.data import ImageSet, PixelMode
+from cvae_lib.evaluation._estimate import Estimate, mean_and_error
+from cvae_lib.evaluation._examples import examples
 from cvae_lib.model import CVAE
 from cvae_lib.objective import LatentVariableModel, log_importance_weights
 from cvae_lib.training import Precision, autocast, seeded
@@ -16,35 +17,11 @@ from cvae_lib.training import Precision, autocast, seeded
 ROWS_AT_ONCE = 2000  # decoded images held at a time: about 6 MB in float32, which stays in a CPU's cache
 
 
-class Estimate(NamedTuple):
-    """A mean with its standard error.
-
-    Attributes:
-        mean: mean over the examples, nats.
-        standard_error: sample standard deviation over the square root of their number, nats.
-        per_example: (N,), the values themselves, in the order of the data, for paired comparisons.
-    """
-
-    mean: float
-    standard_error: float
-    per_example: Float[Tensor, " n"]
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.standard_error:.2f}"
-
-
-def mean_and_error(values: Float[Tensor, " n"]) -> Estimate:
-    r"""Return the mean of the values and its standard error, :math:`s / \sqrt N`."""
-    values = values.detach().double().cpu()
-    error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    return Estimate(float(values.mean()), error, values.float())
-
-
 @torch.no_grad()
 def _bound(model: LatentVariableModel, x: Tensor, y: Tensor | None, samples: int) -> Float[Tensor, " b"]:
     """Return log-mean-exp over K importance weights, accumulating pieces of K so that memory stays put."""
     at_once = max(1, min(samples, ROWS_AT_ONCE // len(x)))
-    total = torch.full((len(x),), -math.inf, device=x.device)
+    total = x.new_full((len(x),), -math.inf)
     for done in range(0, samples, at_once):
         weights = log_importance_weights(model, x, y, min(at_once, samples - done))  # (k, B)
         total = torch.logaddexp(total, weights.logsumexp(0))
@@ -56,6 +33,7 @@ def log_likelihood(
     data: ImageSet,
     *,
     samples: int = 100,
+    y: Shaped[Tensor, "n *y"] | None = None,
     pixels: PixelMode = "stochastic",
     precision: Precision = "auto",
     seed: int = 0,
@@ -71,24 +49,14 @@ def log_likelihood(
 
     Args:
         samples: K.
-        precision: of the matrix products; sums and logarithms are float32 always.
+        y: (N, ...), the condition of each image where it is not the label.
+        precision: of the matrix products; sums and logarithms are float32 at least.
 
     Raises:
-        ValueError: if ``samples`` is below 1.
+        ValueError: if ``samples`` is below 1, or ``y`` does not fit the data or the model.
     """
-    if samples < 1:
-        raise ValueError(f"Importance sampling needs at least 1 sample, not {samples}.")
-    model.eval()
-    device = model.device
-    samples, data = course.capped(samples, course.FAST_SAMPLES), _evaluation_set(data).to(device)
-    values = []
-    # Pixels have a stream of their own: the model's draws must not shift the binarisation.
-    stream = torch.Generator(device).manual_seed(seed)
-    with seeded(seed, device):
-        for batch in data.batches(100, pixels=pixels, shuffle=False, generator=stream):
-            with autocast(device, precision):
-                values.append(_bound(model, batch.x, batch.y if model.is_conditional else None, samples))
-    return mean_and_error(torch.cat(values))
+    columns = _columns(model, data, [None], y, samples, pixels, precision, seed)
+    return mean_and_error(columns[:, 0])
 
 
 def class_log_likelihoods(
@@ -106,25 +74,34 @@ def class_log_likelihoods(
     is p(y|x), the generator as classifier by Bayes' rule. Binarisation as in :func:`log_likelihood`.
 
     Raises:
-        ValueError: if the model is not conditional.
+        ValueError: if the model is not conditional on a label, or ``samples`` is below 1.
     """
     if not model.is_conditional:
         raise ValueError("Only a conditional model has a likelihood for each label; this one takes no y.")
-    model.eval()
-    device = model.device
-    samples, data = course.capped(samples, course.FAST_SAMPLES), _evaluation_set(data).to(device)
+    if not model.config.num_classes:
+        raise ValueError("This model's condition is no label, so there are no labels to go through.")
+    return _columns(model, data, list(range(model.config.num_classes)), None, samples, pixels, precision, seed)
+
+
+def _columns(
+    model: CVAE,
+    data: ImageSet,
+    labels: list[int | None],
+    y: Tensor | None,
+    samples: int,
+    pixels: PixelMode,
+    precision: Precision,
+    seed: int,
+) -> Float[Tensor, "n columns"]:
+    """Bound log p(x|y) once for each label; None stands for the example's own condition."""
+    if samples < 1:
+        raise ValueError(f"Importance sampling needs at least 1 sample, not {samples}.")
+    samples = course.capped(samples, course.FAST_SAMPLES)
+    seen = examples(model, data, y=y, pixels=pixels, seed=seed)
     rows = []
-    stream = torch.Generator(device).manual_seed(seed)
-    with seeded(seed, device):
-        for batch in data.batches(100, pixels=pixels, shuffle=False, generator=stream):
-            with autocast(device, precision):
-                columns = [
-                    _bound(model, batch.x, torch.full_like(batch.y, label), samples)
-                    for label in range(model.config.num_classes)
-                ]
-            rows.append(torch.stack(columns, 1))  # (B, classes)
+    with seeded(seed, model.device):
+        for x, own, _ in seen.batches(100):
+            with autocast(model.device, precision):
+                told = [own if label is None else torch.full((len(x),), label, device=x.device) for label in labels]
+                rows.append(torch.stack([_bound(model, x, given, samples) for given in told], 1))  # (B, columns)
     return torch.cat(rows).cpu()
-
-
-def _evaluation_set(data: ImageSet) -> ImageSet:
-    return data.subset(slice(course.capped(len(data), course.FAST_IMAGES)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cvae_lib import course
 from cvae_lib.data import ImageSet
-from cvae_lib.evaluation.likelihood import Estimate
+from cvae_lib.evaluation._estimate import Estimate
 from cvae_lib.model import CVAE
 
 DISTANCES_AT_ONCE = 2**20

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from cvae_lib import course
 from cvae_lib.data import ImageSet, PixelMode
-from cvae_lib.evaluation._examples import NOISE, Examples, examples, ring, ring_estimate
-from cvae_lib.evaluation.likelihood import ROWS_AT_ONCE, Estimate, mean_and_error
+from cvae_lib.evaluation._estimate import Estimate, mean_and_error
+from cvae_lib.evaluation._examples import Examples, examples, ring, ring_estimate
+from cvae_lib.evaluation.likelihood import ROWS_AT_ONCE
 from cvae_lib.model import CVAE
 from cvae_lib.objective import log_importance_weights
 from cvae_lib.training import seeded
@@ -157,7 +158,7 @@ def is_z_used(
     shared = seen.groups.unique().numel() < len(seen)
     partner = ring(seen.groups if shared else torch.zeros_like(seen.groups), seed)
     latents, changes, lost = [], [], []
-    with seeded(seed + NOISE, model.device):
+    with seeded(seed, model.device):
         for x, condition, _ in seen.batches(ROWS_AT_ONCE // 2):
             latents.append(model.posterior(x, condition).sample())
             means = model.likelihood(model.prior(condition, batch=len(x)).sample((2,)), condition).mean
@@ -234,7 +235,7 @@ def is_y_used(
     for number, (x, condition, index) in enumerate(seen.batches(max(1, ROWS_AT_ONCE // samples))):
         pair = []
         for told in (condition, swapped[index]):
-            with seeded(seed + NOISE + number, model.device):
+            with seeded(seed + number, model.device):
                 pair.append(log_importance_weights(model, x, told, samples).logsumexp(0) - math.log(samples))
         bounds.append(torch.stack(pair).cpu())
     true, shuffled = torch.cat(bounds, 1)

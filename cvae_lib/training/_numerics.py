@@ -10,6 +10,10 @@ from cvae_lib import course
 
 Precision = Literal["auto", "float32", "bf16"]
 
+# Two streams begun at one seed would give the pixels and the latents the same numbers, and noise that follows the
+# pixels is information.
+NOISE = 1_000_003
+
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
     """Return the context for a forward pass: bfloat16 products, or plain float32.
@@ -27,10 +31,13 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Make torch's randomness follow ``seed`` inside the block, and leave the caller's stream as it was after it."""
+    """Make torch's randomness follow ``seed`` inside the block, and leave the caller's stream as it was after it.
+
+    The generator it gives is a stream apart, begun at ``seed`` itself, for order and pixels.
+    """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + NOISE)
         yield torch.Generator(device).manual_seed(seed)
 
 
