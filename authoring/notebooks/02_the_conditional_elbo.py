@@ -12,7 +12,7 @@
 #
 # - derive the conditional ELBO in two ways, and name the gap it leaves;
 # - check every claim about it in a model where every term is known exactly;
-# - say what a better $q$, more samples, and a sampled KL each do to the bound.
+# - say what a better $q$ and more samples do to the bound, and what a sampled KL does to its noise.
 
 # %% tags=["install"]
 # {{ install }}
@@ -26,9 +26,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from cvae_lib import plots
 
 torch.manual_seed(0)
-torch.set_default_dtype(
-    torch.float64
-)  # sixteen digits, so that an identity can be told from an approximation
+# Sixteen digits, so that an identity can be told from an approximation.
+torch.set_default_dtype(torch.float64)
 
 # %% [markdown]
 # ## One more thing to know
@@ -38,8 +37,8 @@ torch.set_default_dtype(
 #
 # $$p(x \mid y) = \int p(x \mid z, y)\; p(z \mid y)\; dz \tag{2.1}$$
 #
-# **Every distribution that saw $x$ or $z$ now also sees $y$.** Nothing is modelled about $y$ itself: it is given, never
-# generated. Whether the prior listens to $y$ is a choice. Three graphs:
+# **The likelihood, the encoder and the true posterior now all see $y$; the prior may.** Nothing is modelled about $y$
+# itself: it is given, never generated. Three graphs:
 
 # %%
 plots.graphical_models(
@@ -55,7 +54,8 @@ plots.graphical_models(
 # %% [markdown]
 # ## First derivation: one inequality
 #
-# Start from the logarithm of (2.1). In words, line by line: multiply and divide by $q$; read the integral as an average
+# As in chapter 01, let $q(z \mid x, y)$ be any distribution over $z$ that is positive wherever the integrand is, and write
+# $\mathbb E_q$ for an average over draws from it. Start from the logarithm of (2.1). In words, line by line: multiply and divide by $q$; read the integral as an average
 # over $q$; move the logarithm inside, which can only lower it (Jensen: the logarithm is concave); split the logarithm.
 #
 # $$\begin{aligned}
@@ -72,9 +72,11 @@ plots.graphical_models(
 # Bayes' rule says $p(x \mid y) = p(x \mid z, y)\, p(z \mid y) / p(z \mid x, y)$, *whatever $z$ is*. Take logarithms, and
 # since the left side does not depend on $z$, average both sides over $z \sim q$. Then add and subtract $\log q$:
 #
-# $$\log p(x \mid y) \;=\; \mathrm{ELBO}(x, y) \;+\; \mathrm{KL}\big(q(z \mid x, y) \,\|\, p(z \mid x, y)\big). \tag{2.3}$$
+# $$\begin{aligned} \log p(x \mid y) &= \mathbb E_q\!\left[\log \frac{p(x \mid z, y)\, p(z \mid y)}{q(z \mid x, y)}\right]
+# + \mathbb E_q\!\left[\log \frac{q(z \mid x, y)}{p(z \mid x, y)}\right] \\
+# &= \mathrm{ELBO}(x, y) + \mathrm{KL}\big(q(z \mid x, y) \,\|\, p(z \mid x, y)\big). \end{aligned} \tag{2.3}$$
 #
-# Nothing was estimated, so this is an equality. The loss now has a name: **the gap is the distance from $q$ to the true
+# No inequality was used, so this is an equality. What was lost now has a name: **the gap is the KL from $q$ to the true
 # posterior.** A KL is never negative, so the ELBO is a bound; it is tight exactly when $q$ is the posterior.
 
 # %% [markdown]
@@ -98,8 +100,9 @@ def likelihood(z):  # (..., 2) -> distribution over x, (..., 4)
 x = likelihood(prior.sample()).sample()  # the observation, (4,)
 
 # %% [markdown]
-# A linear function of a Gaussian is Gaussian, so $x$ given $y$ is too. And conditioning one Gaussian on another gives a
-# Gaussian posterior:
+# A linear function of a Gaussian is Gaussian, so $x$ given $y$ is too: its mean and covariance are those of
+# $Wz + Uy + s\epsilon$. For the posterior, look at $\log p(x \mid z, y) + \log p(z \mid y)$ as a function of $z$: it is
+# quadratic, so the posterior is Gaussian, and completing the square reads off its covariance and its mean:
 #
 # $$p(x \mid y) = \mathcal N\big((WA + U)y,\; WW^\top + s^2 I\big), \tag{2.5}$$
 #
@@ -121,11 +124,11 @@ print(
 # %% [markdown]
 # ## Is it really a bound?
 #
-# The ELBO of any Gaussian $q = \mathcal N(m, S)$ has a formula as well. Averaging a squared error over a cloud gives the
+# The ELBO of any Gaussian $q = \mathcal N(m, C)$ has a formula as well. Averaging a squared error over a cloud gives the
 # error of its centre plus the cloud's own size:
 #
-# $$\mathrm{ELBO} = \log \mathcal N(x;\, Wm + Uy,\, s^2 I) - \frac{\operatorname{tr}(W S W^\top)}{2 s^2}
-# - \mathrm{KL}\big(\mathcal N(m, S) \,\|\, p(z \mid y)\big). \tag{2.7}$$
+# $$\mathrm{ELBO} = \log \mathcal N(x;\, Wm + Uy,\, s^2 I) - \frac{\operatorname{tr}(W C W^\top)}{2 s^2}
+# - \mathrm{KL}\big(\mathcal N(m, C) \,\|\, p(z \mid y)\big). \tag{2.7}$$
 
 
 # %%
@@ -138,7 +141,7 @@ def wrong(shift, scale):  # the exact posterior, moved and stretched
     return MultivariateNormal(posterior.mean + shift, scale**2 * covariance)
 
 
-for shift, scale in ((0.0, 1.0), (0.5, 1.0), (0.0, 2.0), (0.0, 0.3), (1.0, 0.5)):
+for shift, scale in ((0.0, 1.0), (0.5, 1.0), (0.0, 0.3), (1.0, 0.5)):
     q = wrong(torch.tensor([shift, -shift]), scale)
     gap = kl_divergence(q, posterior)
     print(
@@ -148,7 +151,7 @@ for shift, scale in ((0.0, 1.0), (0.5, 1.0), (0.0, 2.0), (0.0, 0.3), (1.0, 0.5))
 
 # %% [markdown]
 # Three things to notice. The ELBO never exceeds $\log p(x \mid y)$. In the first row, $q$ is the posterior and nothing is
-# lost. And the last column is rounding error: (2.3) is an identity. Not only for these five:
+# lost. And the last column is rounding error: (2.3) is an identity. Not only for these four:
 
 # %%
 worst = 0.0
@@ -162,14 +165,14 @@ print(
 )
 
 # %% [markdown]
-# ## Move q and watch
+# ## Four shapes of q
 #
 # **Predict first.** $q$ starts at the posterior. Which costs more: making it twice as wide, or half as wide?
 #
 # <details><summary>Answer</summary>
 # Twice as wide. Its KL to the posterior is, per latent, (4 - 1)/2 - ln 2 = 0.81 nats, against (1/4 - 1)/2 + ln 2 = 0.32
-# for half as wide. This KL punishes q for putting mass where the posterior has none, more than for missing some of it.
-# That is why VAE posteriors tend to be too narrow.
+# for half as wide. This KL punishes q for putting mass where the posterior has little, more than for missing some of it.
+# When q cannot match the posterior's shape, it therefore prefers too narrow to too wide.
 # </details>
 
 # %%
@@ -188,12 +191,13 @@ plots.gaussian_stills(
 )
 
 # %% [markdown]
-# *Figure 2.2. The posterior (grey) and four $q$ (blue). Bound plus gap is the same in every still: $\log p(x \mid y)$.*
+# *Figure 2.2. The posterior (grey) and four $q$ (blue), as ellipses at one and two standard deviations. Bound plus gap is
+# $\log p(x \mid y)$ in every still, up to the rounding of the two numbers.*
 
 # %% [markdown]
 # ## Training q closes the gap
 #
-# An encoder is trained by climbing the ELBO. Here are $m$ and a factor of $S$ as plain parameters, climbing (2.7).
+# An encoder is trained by climbing the ELBO. Here are $m$ and a factor of $C$ as plain parameters, climbing (2.7).
 # The climb never sees the posterior. Does it find it?
 
 # %%
@@ -212,25 +216,28 @@ print(
 )
 plots.curves(
     {"gap": gaps},
-    "The gap against the step, on a logarithmic scale: it falls from several nats to almost nothing.",
+    "The gap against the step, on a logarithmic scale: it falls from 13 nats to rounding error, with a bump wherever the optimiser overshoots.",
     x_label="step",
     y_label="KL(q || posterior), nats",
     log_y=True,
 )
 
 # %% [markdown]
-# *Figure 2.3. By (2.3), raising the ELBO over $q$ at fixed $p$ can only mean approaching the posterior.* In a VAE,
-# $q$ must be diagonal and one network serves all images, so a gap remains; its name is still
-# $\mathrm{KL}(q \,\|\, p(z \mid x, y))$.
+# *Figure 2.3. By (2.3), raising the ELBO over $q$ at fixed $p$ is the same as approaching the posterior; the bumps are
+# Adam overshooting.* A VAE's $q$ is usually diagonal, the true posterior need not be Gaussian, and one network serves all
+# images: three reasons why a gap remains there. Its name is still $\mathrm{KL}(q \,\|\, p(z \mid x, y))$.
 
 # %% [markdown]
 # ## More samples, tighter bound
 #
-# There is another way to close the gap: keep the wrong $q$, and average $K$ samples *inside* the logarithm.
+# There is another way to narrow the gap: keep the wrong $q$, and average $K$ samples *inside* the logarithm.
 #
 # $$L_K = \mathbb E\left[\log \frac1K \sum_{k=1}^K w_k\right], \qquad
 # w_k = \frac{p(x \mid z_k, y)\, p(z_k \mid y)}{q(z_k \mid x, y)},\; z_k \sim q; \qquad
 # \mathrm{ELBO} = L_1 \le L_2 \le \dots \le \log p(x \mid y). \tag{2.8}$$
+#
+# Why does it rise? The average of $K$ weights always has mean $p(x \mid y)$, and the larger $K$, the less it scatters. The
+# logarithm is concave: the less its argument scatters, the less Jensen takes away.
 
 
 # %%
@@ -239,25 +246,35 @@ def log_weights(q, *shape):
     return likelihood(z).log_prob(x) + prior.log_prob(z) - q.log_prob(z)  # (...)
 
 
-q = wrong(torch.tensor([0.5, -0.5]), 1.3)
-counts, bounds = [1, 3, 10, 30, 100, 300, 1000], []
-for k in counts:
-    values = log_weights(q, 2000, k).logsumexp(1) - math.log(k)  # (2000,)
-    bounds.append(values.mean().item())
-    print(f"K = {k:>4}: {bounds[-1]:.4f} ± {values.std() / 2000**0.5:.4f}   (log p = {log_p:.4f})")
+counts, short = [1, 3, 10, 30, 100, 300, 1000], {}
+for name, q in (
+    ("a little too wide", wrong(torch.tensor([0.5, -0.5]), 1.3)),
+    ("shifted and too narrow", wrong(torch.tensor([1.0, -1.0]), 0.5)),
+):
+    short[name] = []
+    for k in counts:
+        values = log_weights(q, 2000, k).logsumexp(1) - math.log(k)  # (2000,)
+        short[name].append((log_p - values.mean()).item())
+    print(
+        f"{name}: ELBO {elbo(q):.3f}; L_1000 {values.mean():.3f}, standard error "
+        f"{values.std() / 2000**0.5:.3f}; log p {log_p:.3f}"
+    )
 plots.curves(
-    {"$L_K$": bounds, "log p(x|y)": [log_p.item()] * len(counts)},
-    "The K-sample bound rises from the ELBO towards the "
-    "exact log-likelihood, a horizontal line, as K grows from 1 to 1000.",
+    short,
+    "How far the K-sample bound falls short of the exact log-likelihood, for K from 1 to 1000, both "
+    "axes logarithmic. For the slightly too wide q the shortfall drops from about 1.7 to about 0.002 nats; for the "
+    "narrow, shifted one it stays above 2 nats.",
     x=counts,
     x_label="samples K",
-    y_label="nats",
+    y_label="log p(x|y) - $L_K$, nats",
     log_x=True,
+    log_y=True,
 )
 
 # %% [markdown]
-# *Figure 2.4. The bound rises to $\log p(x \mid y)$.* This is how the course estimates test likelihoods, with $K$ stated. How
-# fast it rises depends on how wrong $q$ is: with the exact posterior every weight is the same, and one sample is enough.
+# *Figure 2.4. More samples narrow the gap. A $q$ that covers the posterior needs few; one that misses part of it needs very
+# many, and a thousand are not enough here.* This is how the course estimates test likelihoods, always with $K$ stated.
+# $L_K$ is a bound on average; a single estimate may exceed it by luck.
 
 # %% [markdown]
 # ## A formula or a sample for the KL?
@@ -268,51 +285,63 @@ plots.curves(
 # $$\underbrace{\log p(x \mid z, y) - \mathrm{KL}(q \,\|\, p(z \mid y))}_{\text{analytic}} \qquad\text{or}\qquad
 # \underbrace{\log p(x \mid z, y) - \log \frac{q(z \mid x, y)}{p(z \mid y)}}_{\text{sampled}}, \qquad z \sim q. \tag{2.9}$$
 #
-# **Predict first.** The formula has no noise, so the analytic version should win. Always?
+# **Predict first.** The formula has no noise, so the analytic version should always be the quieter one. Should it?
+#
+# <details><summary>Answer</summary>
+# No. At the exact posterior the sampled version is log p(x|y) at every z, by Bayes' rule: the noise of the rate cancels that
+# of the distortion. The formula removes one of the two noises, and leaves the other standing.
+# </details>
 
 # %%
 for name, q in (
-    ("q far from the posterior", wrong(torch.tensor([1.5, -1.5]), 0.3)),
+    ("far from the posterior", wrong(torch.tensor([1.5, -1.5]), 0.3)),
     ("q exact", posterior),
 ):
     z = q.sample((100_000,))
     log_x = likelihood(z).log_prob(x)
-    analytic, sampled = log_x - kl_divergence(q, prior), log_x + prior.log_prob(z) - q.log_prob(z)
+    analytic = log_x - kl_divergence(q, prior)
+    sampled = log_x + prior.log_prob(z) - q.log_prob(z)
+    print(f"{name}: variance {analytic.var():.3f} analytic, {sampled.var():.3g} sampled")
+
+# %% [markdown]
+# That is the noise of the *value*. Training uses the *gradient*, and there the matter is subtler. At the exact posterior,
+# the gradient in $m$ should be zero. How noisy is it, draw by draw?
+
+# %%
+centre = posterior.mean.expand(5000, 2).clone().requires_grad_()  # a copy for each draw: (5000, 2)
+z = centre + torch.randn(5000, 2) @ posterior.scale_tril.T
+log_joint = likelihood(z).log_prob(x) + prior.log_prob(z)
+q = MultivariateNormal(centre, covariance)
+versions = {
+    "analytic": likelihood(z).log_prob(x) - kl_divergence(q, prior),
+    "sampled": log_joint - q.log_prob(z),
+    "sampled, m held fixed inside log q": log_joint - posterior.log_prob(z),
+}
+for name, value in versions.items():
+    (gradient,) = torch.autograd.grad(value.sum(), centre, retain_graph=True)  # (5000, 2)
     print(
-        f"{name}: ELBO {elbo(q):.3f}; analytic {analytic.mean():.3f}, variance {analytic.var():.3f}; "
-        f"sampled {sampled.mean():.3f}, variance {sampled.var():.3g}"
+        f"{name:<35} gradient mean {gradient.mean(0).norm():.2f}, variance {gradient.var(0).sum():.3g}"
     )
 
 # %% [markdown]
-# Away from the posterior the two are close, and the formula may have the edge. At the posterior the sampled version has **no
-# variance at all**: by Bayes' rule it is $\log p(x \mid y)$ at every $z$, the noise of the rate cancelling that of the
-# distortion. The formula removes only one of the two, and leaves the other's noise standing. For Gaussians the course
-# uses the formula, which costs less; for priors without one, the sample serves.
+# Differentiating the sampled version through $q$'s own parameters leaves noise even at the posterior. Holding them fixed
+# inside $\log q$ removes it, and removes nothing else on average (Roeder et al. 2017). The course uses the formula where
+# there is one, because it is simple and nearly as good; for priors without one, the sample serves.
 
 # %% [markdown]
 # ## Setting y to nothing
 #
-# Take the condition away: $A = 0$, $U = 0$. Then (2.1) to (2.9) are those of chapter 01, letter for letter.
-
-# %%
-A_y, U_y = A @ y, U @ y
-with_y, without_y = (
-    MultivariateNormal(W @ a + u, W @ W.T + s**2 * torch.eye(4))
-    for a, u in ((A_y, U_y), (0 * A_y, 0 * U_y))
-)
-plain = MultivariateNormal(torch.zeros(4), W @ W.T + s**2 * torch.eye(4))
-print(
-    f"log p(x|y) = {with_y.log_prob(x):.4f};  y set to nothing: {without_y.log_prob(x):.4f}, the plain model: {plain.log_prob(x):.4f}"
-)
-
-# %% [markdown]
-# In the library it is the same class: `CVAEConfig(num_classes=0)` is the VAE.
+# Leave $y$ out of every formula above, and (2.1) to (2.9) become chapter 01's: the same integral, the same bound, the same
+# gap. (Setting $y = 0$ is something else: zero is a value of $y$ like any other.) In the library it is one class for both:
+# `CVAEConfig(num_classes=0)` is the VAE.
 
 # %% [markdown]
 # ## Pitfalls
 #
-# - **Leaving $y$ out of $q$.** The bound stays a bound, but $q(z \mid x)$ cannot match $p(z \mid x, y)$: the gap cannot close.
-# - **Swapping the arguments of the KL.** $\mathrm{KL}(p \,\|\, q)$ is another number, and no bound follows from it.
+# - **Leaving $y$ out of $q$.** The bound stays a bound, but in general $q(z \mid x)$ cannot match $p(z \mid x, y)$, and the
+#   gap cannot close. It can if $x$ already determines $y$.
+# - **Swapping the arguments of the KL in (2.3).** Averaged over the posterior instead of $q$, the log-weight is an *upper*
+#   bound, $\log p(x \mid y) + \mathrm{KL}(p(z \mid x, y) \,\|\, q)$, and it needs draws that we do not have.
 # - **Calling the ELBO a likelihood.** It is lower by an unknown gap. Say which one you report, and with which $K$.
 # - **Averaging logarithms instead of weights.** $\frac1K \sum_k \log w_k$ estimates the ELBO, however large $K$ is.
 # - **float32 for identities.** It carries seven digits; a difference of 1e-5 between two large terms proves nothing.
@@ -322,9 +351,9 @@ print(
 #
 # $$\log p(x \mid y) = \mathbb E_q[\log p(x \mid z, y)] - \mathrm{KL}(q \,\|\, p(z \mid y)) + \mathrm{KL}(q \,\|\, p(z \mid x, y)).$$
 #
-# The condition joins every distribution, and the algebra of chapter 01 goes through unchanged. The ELBO falls short of
-# the log-likelihood by the KL from $q$ to the true posterior: no more, no less. A better $q$ closes the gap; so do more
-# samples inside the logarithm. With nothing for $y$, the CVAE is the VAE.
+# The condition joins the likelihood and the encoder, perhaps the prior, and the algebra of chapter 01 goes through
+# unchanged. The ELBO falls short of the log-likelihood by the KL from $q$ to the true posterior: no more, no less. A better
+# $q$ closes the gap; more samples inside the logarithm narrow it. With nothing for $y$, the CVAE is the VAE.
 #
 # ## References
 #
