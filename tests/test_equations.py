@@ -96,7 +96,7 @@ def test_equation_1_3_is_the_kl_of_torch_and_of_a_quadrature():
 def test_equation_1_4_both_estimators_have_the_same_mean():
     mu, sigma = 0.3, 0.8
     grid = torch.linspace(-12, 12, 100_001).double()
-    density = Normal(torch.tensor(mu).double(), torch.tensor(sigma).double()).log_prob(grid).exp()
+    density = Normal(torch.tensor(mu, dtype=torch.float64), sigma).log_prob(grid).exp()
     f, slope = torch.sin(2 * grid) + grid**2, 2 * torch.cos(2 * grid) + 2 * grid
     score = torch.trapezoid(density * f * (grid - mu) / sigma**2, grid)
     path = torch.trapezoid(density * slope, grid)

@@ -130,15 +130,16 @@ def text_files() -> list[Path]:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("see /home/someone/x", True),
-        ('"/root/x"', True),
+        ("see /{home}/someone/x", True),
+        ('"/{root}/x"', True),
         ("a/work/b", False),
         ("pip install --extra-index-url x", True),
-        ("http://host/root/simple", True),
+        ("http://host/{root}/simple", True),
         ("https://pypi.org/project/x", False),
     ],
 )
 def test_what_counts_as_an_address_of_this_machine(text: str, found: bool) -> None:
+    text = text.replace("{", "").replace("}", "")  # the braces keep this list itself out of what it looks for
     assert bool(MACHINE.search(text) or ADDRESS.search(text)) == found
 
 
