@@ -133,7 +133,7 @@ def text_files() -> list[Path]:
         ("see /{home}/someone/x", True),
         ('"/{root}/x"', True),
         ("a/work/b", False),
-        ("pip install --extra-index-url x", True),
+        ("pip install --extra-{index}-url x", True),
         ("http://host/{root}/simple", True),
         ("https://pypi.org/project/x", False),
     ],
