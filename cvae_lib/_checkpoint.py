@@ -192,7 +192,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint in {folder}: it has no {CARD}.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
-    except (ValueError, AttributeError, KeyError):
+    except (ValueError, AttributeError, KeyError, TypeError):
         raise CheckpointError(f"{path} is cut short, or no checkpoint at all; go back to a copy of {folder}.") from None
     if _checksum(card) != checksum:
         raise CheckpointError(

@@ -92,6 +92,7 @@ class Loop:
         self.good_steps = torch.zeros((), device=device)
         if not self.asks:
             self.optimiser.found_inf = self.bad  # type: ignore[attr-defined]  # as GradScaler does
+        self.modes = torch.is_grad_enabled(), torch.is_autocast_enabled(device.type)
         self.history = History()
         self.step = self.position = self.seen = 0
         self.is_between_steps = True
@@ -115,8 +116,8 @@ class Loop:
         self._look_at_the_clock()
         while not self._is_over():
             self._remember()
+            self.is_between_steps = False  # fetching a batch draws from the generator already
             for x, y, share, batch in self.epochs.epoch(self.position):
-                self.is_between_steps = False
                 self._train(x, y, share, batch)
                 self.step += 1
                 self.position += 1
@@ -129,6 +130,7 @@ class Loop:
                 self._look_at_the_clock()
                 if self.place >= self.total:
                     break
+                self.is_between_steps = False
             if self.position == len(self.epochs):
                 self._close()
             after_epoch(self._is_over())
@@ -244,6 +246,9 @@ class Loop:
 
     def finish(self) -> None:
         """Leave the model with the weights that were asked for: the best, else the average, else those it has."""
+        # An interrupt can fall into the very exit of a with-block, and would leave its mode on for the caller.
+        torch.set_grad_enabled(self.modes[0])
+        torch.set_autocast_enabled(self.model.device.type, self.modes[1])
         self.optimiser.zero_grad(set_to_none=True)
         if self.watch is not None and self.watch.best:
             self.model.load_state_dict(self.watch.best)
