@@ -131,8 +131,8 @@ def team(device: str | torch.device) -> Iterator[Team]:
         torch.cuda.set_device(chosen)
     if not ready:
         # The keys of a group that is gone stay in torchrun's store, so every group gets a prefix of its own.
-        store, rank, size = next(dist.rendezvous("env://"))
-        store = dist.PrefixStore(f"cvae_lib/{next(_GROUPS)}", store)
+        store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        store = dist.PrefixStore(f"cvae_lib/{next(_GROUPS)}", store)  # type: ignore[attr-defined]
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
@@ -157,10 +157,10 @@ class GlobalDraws(TorchFunctionMode):
     process would have seen. The price is that each draws all of it: for a batch of B images of P pixels with D
     latents, B (P + D) numbers instead of its share, small beside the matrix products.
 
-    The batch axis of a draw is its first axis of n entries, n being this process's rows (the second of three, if that
-    has as many), else the leading axis if that is a multiple of n (several samples for each image, flattened). A draw
-    without such an axis is made as it is. Noise that a composite function draws inside (dropout in attention) is not seen here: the gradient stays
-    unbiased, but the numbers are not those of one process.
+    The batch axis of a draw is its first axis of n entries, n being this process's rows (the second of three, if
+    that has as many), else the leading axis if that is a multiple of n (several samples for each image, flattened).
+    A draw without such an axis is made as it is. Noise that a composite function draws inside (dropout in attention)
+    is not seen here: the gradient stays unbiased, but the numbers are not those of one process.
     """
 
     def __init__(self, share: Share) -> None:

@@ -46,6 +46,11 @@ class Recipe:
     precision: Precision
 
 
+def asks(device: torch.device) -> bool:
+    """Say whether the loss is looked at in every step, or only once in an epoch because looking is dear."""
+    return device.type != "cuda"
+
+
 class Loop:
     """A run: the model, its optimiser, and where they are.
 
@@ -86,13 +91,14 @@ class Loop:
         self.autocast = autocast(device, recipe.precision)
         # Sums stay on the device: asking for a number at every step would make a GPU wait for it. For the same
         # reason a bad loss there only switches off its own step and all later ones, and is read at the epoch's end.
-        self.asks = device.type != "cuda"
+        self.asks = asks(device)
         self.sums = torch.zeros(3, device=device, dtype=epochs.dtype)
         self.bad = torch.zeros((), device=device)
         self.good_steps = torch.zeros((), device=device)
         if not self.asks:
             self.optimiser.found_inf = self.bad  # type: ignore[attr-defined]  # as GradScaler does
-        self.modes = torch.is_grad_enabled(), torch.is_autocast_enabled(device.type)
+        castable = torch.amp.is_autocast_available(device.type)
+        self.modes = torch.is_grad_enabled(), torch.is_autocast_enabled(device.type) if castable else None
         self.history = History()
         self.step = self.position = self.seen = 0
         self.is_between_steps = True
@@ -248,7 +254,8 @@ class Loop:
         """Leave the model with the weights that were asked for: the best, else the average, else those it has."""
         # An interrupt can fall into the very exit of a with-block, and would leave its mode on for the caller.
         torch.set_grad_enabled(self.modes[0])
-        torch.set_autocast_enabled(self.model.device.type, self.modes[1])
+        if self.modes[1] is not None:
+            torch.set_autocast_enabled(self.model.device.type, self.modes[1])
         self.optimiser.zero_grad(set_to_none=True)
         if self.watch is not None and self.watch.best:
             self.model.load_state_dict(self.watch.best)
