@@ -159,7 +159,7 @@ def test_an_interrupt_on_any_line_leaves_model_history_and_checkpoint_whole(tmp_
 
     traced(tmp_path / "all", 0)
     total = lines
-    for at in random.Random(0).sample(range(1, total), 20):
+    for at in random.Random(0).sample(range(1, total), 15):
         folder = tmp_path / str(at)
         net, history = traced(folder, at)
         assert all(torch.isfinite(p).all() for p in net.parameters()), at
@@ -201,6 +201,13 @@ def test_live_and_averaged_weights_can_both_be_had(tmp_path):
     assert same(load_checkpoint(tmp_path, weights="ema")[0], averaged) and not same(live, averaged)
     with pytest.raises(CheckpointError, match="no 'best' weights, only live and ema"):
         load_checkpoint(tmp_path, weights="best")
+
+
+def test_weights_can_be_put_into_a_model_of_ones_own(stored):
+    net = model()
+    assert load_checkpoint(stored, model=net)[0] is net and same(net, load_checkpoint(stored)[0])
+    with pytest.raises(CheckpointError, match="of another model: .* there and .* here"):
+        load_checkpoint(stored, model=model(hidden=(8,)))
 
 
 def test_a_model_in_float64_comes_back_in_float64(tmp_path):

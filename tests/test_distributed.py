@@ -54,6 +54,8 @@ def trained(name, net, **settings):
 trained("plain", model(), checkpoint=out + "-run")
 trained("noisy", model(dropout=0.3, how="film", where="every"), clip=1.0, ema=0.9, beta=lambda step: step / 9)
 trained("watched", model(), validation=data.subset(slice(40)), patience=1, pixels="grey", batch_size=50)
+fit(net := model(), data, seconds=0.2, batch_size=64, device="cpu")  # the first one's clock ends the run for all
+found["clock"] = net.decoder.net.layers[0].weight.detach().clone()
 trained("longer", model(), epochs=None, steps=11, checkpoint=out + "-run", resume=True)
 
 def spoilt(net, x, y):
@@ -113,12 +115,16 @@ def test_two_processes_end_where_one_does(kind, outcomes):
         assert torch.equal(first[key], second[key]), key
 
 
+def test_a_budget_in_seconds_ends_for_all_at_once(outcomes):
+    assert torch.equal(outcomes[1]["clock"], outcomes[2]["clock"])
+
+
 def test_a_loss_that_is_no_number_in_one_process_stops_all(outcomes):
     assert all("diverged" in found for found in outcomes[:3])
 
 
 def test_only_the_first_process_prints(outcomes):
-    lines = [line for line in outcomes[3].splitlines() if line.startswith("epoch   1/3")]
+    lines = [line for line in outcomes[3].splitlines() if line.startswith("epoch   1/3 ")]
     assert len(lines) == 3 and "Warning" not in outcomes[3]
 
 

@@ -499,7 +499,7 @@ class StopsAt:
         ("torch.nn.utils.clip_grad_norm_", 6),
         ("torch.optim.Adam.step", 6),
         ("torch.optim.adam._fused_adam", 6),
-        ("cvae_lib._loop.floats", 8),
+        ("cvae_lib._loop.get_ema_multi_avg_fn", 6),
         ("cvae_lib._stopping.negative_elbo", 2),
         ("cvae_lib._progress.Progress.epoch", 2),
     ],
