@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import cvae_lib
-from cvae_lib import _checkpoint, _files
+from cvae_lib import _files
+from cvae_lib.training import _checkpoint
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cvae_lib.training._budget import Budget
+from cvae_lib.training._distributed import Team
+from cvae_lib.training._loop import Loop, Recipe
+from cvae_lib.training._progress import Interrupts, Progress
 
 from cvae_lib import training
-from cvae_lib._budget import Budget
-from cvae_lib._distributed import Team
-from cvae_lib._loop import Loop, Recipe
-from cvae_lib._progress import Interrupts, Progress
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
@@ -250,7 +250,7 @@ def test_a_budget_in_seconds_follows_the_clock_and_so_does_its_schedule(monkeypa
         seen.append(place / total)
         return 1.0
 
-    monkeypatch.setattr("cvae_lib._budget.time.monotonic", lambda: now)
+    monkeypatch.setattr("cvae_lib.training._budget.time.monotonic", lambda: now)
     history = fit(model(), bars(200), seconds=2.5, batch_size=64, objective=terms, schedule=schedule)
     assert history.steps[-1] == 20 and history.seconds[-1] == 2.5
     assert seen == pytest.approx([step / 20 for step in range(20)], abs=2e-4)
@@ -296,7 +296,7 @@ def test_patience_ends_the_run_and_brings_the_best_weights_back(monkeypatch):
         states.append([p.clone() for p in net.parameters()])
         return next(values)
 
-    monkeypatch.setattr("cvae_lib._stopping.negative_elbo", judge)
+    monkeypatch.setattr("cvae_lib.training._stopping.negative_elbo", judge)
     history = fit(net := model(), bars(200), epochs=50, validation=bars(40), patience=3)
     assert history.validation == [5.0, 4.0, 3.0, 3.5, 3.0, 9.0] and history.best_epoch == 3
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), states[2], strict=True))
@@ -305,7 +305,7 @@ def test_patience_ends_the_run_and_brings_the_best_weights_back(monkeypatch):
 
 def test_with_an_average_it_is_the_average_that_is_judged(monkeypatch):
     judged = []
-    monkeypatch.setattr("cvae_lib._stopping.negative_elbo", lambda net, *_: judged.append(net) or 1.0)
+    monkeypatch.setattr("cvae_lib.training._stopping.negative_elbo", lambda net, *_: judged.append(net) or 1.0)
     fit(net := model(), bars(200), epochs=2, validation=bars(40), ema=0.9)
     assert judged[1] is not net
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), judged[1].parameters(), strict=True))
@@ -412,7 +412,7 @@ def spoilt(step: int, spoil):
 @pytest.mark.parametrize("step", [0, 6])
 def test_a_bad_loss_names_its_step_and_keeps_the_weights_of_before(asks, bad, step, monkeypatch):
     """On a GPU nobody looks until the epoch ends, and the steps from the bad one on are switched off there."""
-    monkeypatch.setattr("cvae_lib._loop.asks", lambda device: asks)
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: asks)
     terms = spoilt(step, lambda found: found._replace(log_likelihood=found.log_likelihood - bad))
     settings = {"batch_size": 64, "precision": "float32", "schedule": "constant"}
     fit(expected := model(), bars(), steps=max(step, 1), **settings)
@@ -427,7 +427,7 @@ def test_a_bad_loss_names_its_step_and_keeps_the_weights_of_before(asks, bad, st
 def test_switching_steps_off_on_the_device_changes_nothing_else(monkeypatch):
     settings = {"epochs": 2, "batch_size": 64, "precision": "float32", "clip": 1.0}
     fit(expected := model(), bars(), **settings)
-    monkeypatch.setattr("cvae_lib._loop.asks", lambda device: False)
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: False)
     fit(net := model(), bars(), **settings)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
 
@@ -499,9 +499,9 @@ class StopsAt:
         ("torch.nn.utils.clip_grad_norm_", 6),
         ("torch.optim.Adam.step", 6),
         ("torch.optim.adam._fused_adam", 6),
-        ("cvae_lib._loop.get_ema_multi_avg_fn", 6),
-        ("cvae_lib._stopping.negative_elbo", 2),
-        ("cvae_lib._progress.Progress.epoch", 2),
+        ("cvae_lib.training._loop.get_ema_multi_avg_fn", 6),
+        ("cvae_lib.training._stopping.negative_elbo", 2),
+        ("cvae_lib.training._progress.Progress.epoch", 2),
     ],
 )
 def test_an_interrupt_from_inside_any_part_leaves_everything_usable(name, call, monkeypatch, capsys):
@@ -547,7 +547,7 @@ def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, capsys):
 
 def test_a_step_on_a_gpu_never_waits_for_a_number(monkeypatch, as_users_call):
     """The meta device has shapes but no numbers: whoever asks for one there gets an error instead of a wait."""
-    monkeypatch.setattr("cvae_lib._loop.asks", lambda device: False)
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: False)
     device = torch.device("meta")
     net = model(dropout=0.1).to(device).train()
     recipe = Recipe(0.01, one_cycle, lambda step: 1.0, 0.0, 1.0, 0.9, "float32")
@@ -560,7 +560,7 @@ def test_a_step_on_a_gpu_never_waits_for_a_number(monkeypatch, as_users_call):
     x, y = torch.zeros(8, 1, 6, 4, device=device), torch.zeros(8, dtype=torch.int64, device=device)
     loop._train(x, y, alone.share(8), None)
     assert loop.sums.device == device and all(p.grad is not None for p in net.parameters())
-    monkeypatch.setattr("cvae_lib._loop.asks", lambda device: True)
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: True)
     loop.asks = True
     with pytest.raises((RuntimeError, NotImplementedError)):
         loop._train(x, y, alone.share(8), None)
