@@ -239,13 +239,13 @@ class Loop:
         history = self.history
         judged = self.average or self.model
         validation = None if self.watch is None else self.watch.look(judged, len(history) + 1, self.team)
+        if validation is not None:
+            history.validation.append(validation)  # first, so that trim() can tell whether there should be one
         for values, mean in zip((history.loss, history.distortion, history.rate), means, strict=True):
             values.append(mean)
         history.steps.append(self.step)
         history.seconds.append(self.budget.elapsed())
-        if self.watch is not None and validation is not None:
-            history.validation.append(validation)
-            history.best_epoch = self.watch.best_epoch
+        history.best_epoch = None if self.watch is None else self.watch.best_epoch
         self.position = self.seen = 0
         self.sums.zero_()
         self.good_steps.zero_()
