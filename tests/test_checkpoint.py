@@ -14,11 +14,10 @@ import torch
 
 import cvae_lib
 from cvae_lib import _files
-from cvae_lib.training import _checkpoint
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
-from cvae_lib.training import CheckpointError, History, fit, load_checkpoint, save_checkpoint
+from cvae_lib.training import CheckpointError, History, _checkpoint, fit, load_checkpoint, save_checkpoint
 
 SETTINGS = {"epochs": 4, "batch_size": 64, "learning_rate": 0.01, "precision": "float32", "device": "cpu"}
 KINDS = {

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from cvae_lib.training._distributed import GlobalDraws, Share, Team, team
 from torch.distributions import Normal
 from torch.nn import functional as F
+
+from cvae_lib.training._distributed import GlobalDraws, Share, Team, team
 
 CPU = torch.device("cpu")
 

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cvae_lib.training._budget import Budget
-from cvae_lib.training._distributed import Team
-from cvae_lib.training._loop import Loop, Recipe
-from cvae_lib.training._progress import Interrupts, Progress
 
 from cvae_lib import training
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
 from cvae_lib.training import History, TrainingDiverged, autocast, fit, one_cycle, seeded
+from cvae_lib.training._budget import Budget
+from cvae_lib.training._distributed import Team
+from cvae_lib.training._loop import Loop, Recipe
+from cvae_lib.training._progress import Interrupts, Progress
 
 
 @pytest.fixture(autouse=True)
