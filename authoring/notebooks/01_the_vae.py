@@ -365,7 +365,8 @@ plots.bars(
 )
 
 # %% [markdown]
-# *Figure 1.7. The price of not being able to ask. A conditional model needs about twenty drawings, whatever the digit.*
+# *Figure 1.7. The price of not being able to ask. A conditional model of the same size needs a few
+# dozen, whatever the digit, as the next numbers show.*
 #
 # In seconds, side by side on one machine, over three seeds (recorded by `benchmarks/studies/rejection.py`):
 
