@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, evaluation, plots, pretrained, records
+from cvae_lib import data, evaluation, plots, pretrained, records, widgets
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
 from cvae_lib.training import fit
@@ -288,6 +288,35 @@ for name, m in (("VAE", vae), ("CVAE", cvae)):
 # nonlinear reader might find more than a linear one.
 
 # %% [markdown]
+# ## What did it put into z?
+#
+# The network you just trained chose its own directions of $z$. Which three matter most to the eye? Those along which the
+# decoder's picture changes most, on average over labels and latents.
+
+# %%
+widgets.draw_panel(cvae, digit=4, seed=1)
+
+# %% [markdown]
+# *Figure 3.4. What the three directions do to a four. In a running notebook this is a panel: choose a digit, move its style,
+# draw the rest anew. Set a style that you like, then walk through the digits: it stays.*
+#
+# And between the digits? A label is a one-hot row, and nothing stops you from handing the decoder a row that is 0.6 a 5 and
+# 0.4 a 6, an order it never saw in training. **Predict first:** what comes back, two digits laid over each other, or one?
+#
+# <details><summary>Answer</summary>
+# One drawing. Strokes open, close and wander until the one digit has become the other; halfway it may be neither. Nothing
+# in the loss asked for that: the decoder saw pure orders only, and a smooth network has to do something in between. The walk
+# through z is of another kind: every point on it is as likely as its ends.
+# </details>
+
+# %%
+widgets.blend_panel(cvae, first=5, second=6, seed=1)
+
+# %% [markdown]
+# *Figure 3.5. From top to bottom the label goes from 5 to 6, from left to right the style from one draw of $z$ to another. In a
+# running notebook this is a panel with a slider for each, and you choose the two digits.*
+
+# %% [markdown]
 # ## What is a label worth?
 #
 # Before measuring, derive. By Bayes' rule $p(x \mid y)\,p(y) = p(y \mid x)\,p(x)$, so for any one image
@@ -395,7 +424,7 @@ plots.confusion(
 )
 
 # %% [markdown]
-# *Figure 3.4. Rows are true digits, columns guesses; only the mistakes are shaded.*
+# *Figure 3.6. Rows are true digits, columns guesses; only the mistakes are shaded.*
 #
 # Is it right to be so sure? What the label is worth falls short of 2.303 nats by the mean of $-\log p(y \mid x)$, printed
 # above. It is small, but each mistake costs several nats: when this classifier is wrong, it is often sure of itself.
@@ -416,7 +445,7 @@ plots.digit_grid(
 )
 
 # %% [markdown]
-# *Figure 3.5. The ten most doubtful images, with the two labels the model wavers between. It saw them binarised, which is
+# *Figure 3.7. The ten most doubtful images, with the two labels the model wavers between. It saw them binarised, which is
 # harder than the grey you see.*
 
 # %% [markdown]
@@ -437,6 +466,10 @@ plots.digit_grid(
     row_labels=["real", "as 8", "as 3", "as 1"],
 )
 
+# %% [markdown]
+# *Figure 3.8. The decoder is torn between $z$, which insists on the pixels, and $y$, which insists on the digit. For a
+# drastic lie neither wins.*
+
 # %%
 wrong = table.scatter(1, truth[:, None], -math.inf)  # forget the true label
 costs = [own - table[torch.arange(len(table)), (truth + shift) % 10] for shift in range(1, 10)]
@@ -444,9 +477,8 @@ print(f"a wrong label costs {torch.stack(costs).mean():.1f} nats on average;")
 print(f"the most forgiving wrong label costs {(own - wrong.max(1).values).mean():.1f} nats")
 
 # %% [markdown]
-# *Figure 3.6. The decoder is torn between $z$, which insists on the pixels, and $y$, which insists on the digit. For a
-# drastic lie neither wins.* (The nats are upper estimates: the encoder never met a wrong label in training, so its samples
-# serve the bound badly there.)
+# (The nats are upper estimates: the encoder never met a wrong label in training, so its samples serve the bound badly
+# there.)
 #
 # This is the first test to make of any conditional model: **is $y$ used?** If a wrong label cost nothing, the
 # network would be ignoring you.
