@@ -89,7 +89,8 @@ def bound_panel(posterior: MultivariateNormal, elbo: Bound, log_p: float | Tenso
 
     Args:
         posterior: the exact p(z|x,y), in the plane.
-        elbo: gives the ELBO of a Gaussian q, nats: one you wrote, or ``lambda q: laboratory.elbo(x, y, q.expand((1,)))[0]``.
+        elbo: gives the ELBO of a Gaussian q, nats: one you wrote, or
+            ``lambda q: laboratory.elbo(x, y, q.expand((1,)))[0]``.
         log_p: log p(x|y), nats.
 
     Raises:
