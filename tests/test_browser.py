@@ -136,9 +136,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
                 if cell.cell_type == "code":
                     cell.outputs, cell.execution_count = [], None
             nbformat.write(notebook, ours.files / f"{chapter}.ipynb")
-        first = next(index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code")
-        notebook.cells.insert(first, nbformat.v4.new_code_cell(DEAF))
-        nbformat.write(notebook, ours.files / "deaf.ipynb")
+        deaf = nbformat.read(ours.files / f"{CHAPTERS[0]}.ipynb", as_version=4)
+        deaf.cells.insert(1, nbformat.v4.new_code_cell(DEAF))
+        nbformat.write(deaf, ours.files / "deaf.ipynb")
         yield ours
 
 
@@ -247,3 +247,5 @@ def test_with_the_observer_removed_the_same_check_sees_nothing_move(browser: Any
         move(browser)
         assert not moved(browser, before, seconds=2)
         assert values(browser) != stood  # the control itself did move
+    browser.execute_script("console.error('seen')")
+    assert "seen" in " ".join(complaints(browser))  # and an error in the page would not go unnoticed

@@ -1,5 +1,6 @@
 """Panels: every control over its whole range, errors shown, and a still where nothing moves."""
 
+import base64
 import itertools
 import re
 import subprocess
@@ -270,6 +271,7 @@ def test_the_bundle_moves_where_it_can_and_the_build_keeps_the_still(panel):
     data, metadata = panel._repr_mimebundle_()
     assert data[WIDGET]["model_id"] == panel.live().model_id
     assert panel._repr_mimebundle_()[0][WIDGET] == data[WIDGET]  # shown twice, it is one panel
+    data["image/png"] = base64.b64encode(data["image/png"]).decode()  # as a kernel sends it
     cell = nbformat.v4.new_code_cell("panel", execution_count=1)
     cell.outputs = [nbformat.v4.new_output("execute_result", data, metadata=metadata, execution_count=1)]
     notebook = nbformat.v4.new_notebook(cells=[cell])
