@@ -274,6 +274,8 @@ for name, q in (
         f"{name}: ELBO {elbo(q):.3f}; L_1000 {values.mean():.3f}, standard error "
         f"{values.std() / 1000**0.5:.3f}; log p {log_p:.3f}"
     )
+
+# %%
 plots.curves(
     short,
     "How far the K-sample bound falls short of the exact log-likelihood, for K from 1 to 1000, both "

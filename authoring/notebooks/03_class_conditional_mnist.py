@@ -73,6 +73,7 @@ class Skip(nn.Module):
         return h + F.silu(self.linear(h))
 
 
+# %%
 class VAE(nn.Module):
     def __init__(self):
         super().__init__()
