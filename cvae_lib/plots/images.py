@@ -49,7 +49,7 @@ def digit_grid(
     sheet = mosaic(images, columns)
     rows = -(-len(images) // columns)
     margin = 0.35 * bool(column_labels) + 0.3 * bool(title)
-    side = 0.12 * max((len(str(label)) for label in row_labels), default=0)
+    side = 0.14 * max((len(str(label)) for label in row_labels), default=0)
     figure, (axes,) = new_figure(size * columns + side + 0.1, size * rows + margin + 0.1)
     axes.imshow(sheet, interpolation="nearest")
     axes.grid(False)
