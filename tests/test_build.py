@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import build
@@ -132,7 +133,7 @@ def _each_tampering_is_named(course: Path) -> None:
     assert "memory address" in complaint(chapter, "a second line", "<object at 0x7f00deadbeef>")
     assert "progress bar" in complaint(chapter, "a second line", "epoch 3:  40%|####")
     assert "metadata" in complaint(chapter, '"kernelspec": {', '"language_info": {},\n  "kernelspec": {')
-    assert "no outputs" in complaint(blank, '"execution_count": null', '"execution_count": 1')
+    assert "edited or run" in complaint(blank, '"execution_count": null', '"execution_count": 1')
     assert "chapter map" in complaint(course / "README.md", "What does", "What did")
     (course / "notebooks" / "02_alone.ipynb").write_bytes(whole[chapter])
     assert build.check(course) == ["notebooks/02_alone.ipynb: has no source under authoring/"]
@@ -170,11 +171,109 @@ def test_blank_and_solution_from_one_source(course: Path) -> None:
     assert blank.cells[1].source.endswith('twice x."""\n    raise NotImplementedError("your code here")')
     assert blank.cells[2].source == "half = ...\n# your code here"
     assert solution.cells[1].source.endswith("    return 2 * x")
-    assert solution.cells[2].source == "half = ...\nhalf = 0.5"
+    assert solution.cells[2].source == "half = 0.5"
     for notebook in (blank, solution):
         assert notebook.cells[3].source == "print(callable(double))"
         assert not any("###" in cell.source for cell in notebook.cells)
     assert "nbgrader" not in solution.cells[1].metadata
+
+
+@pytest.mark.parametrize(
+    ("stub", "dropped"),
+    [
+        ("half = ...", True),
+        ("gap, bound = ..., ...  # nats", True),
+        ("half = ... if late else 1", False),
+        ("half = 0", False),
+        ("# first", False),
+    ],
+)
+def test_a_solution_drops_the_stub_it_replaces_and_nothing_else(stub: str, dropped: bool) -> None:
+    source = f"{stub}\n### BEGIN SOLUTION\nhalf = 0.5\n### END SOLUTION"
+    assert (stub in sources.without_marked(source, "solutions", "somewhere")) != dropped
+    assert stub in sources.without_marked(source, "exercises", "somewhere")
+
+
+def test_each_edition_says_which_it_is_and_where_the_other_is(course: Path) -> None:
+    edit(course / "authoring" / "exercises" / "01_seed.py", "# # Exercises", "# # Exercises\n#\n# {{ edition }}")
+    blank, solution = (sources.expected(Target(kind, "01_seed", course)) for kind in ("exercises", "solutions"))
+    assert "../solutions/01_seed.ipynb" in blank.cells[0].source
+    assert "worked answers.**" in solution.cells[0].source and "../exercises/01_seed.ipynb" in solution.cells[0].source
+
+
+# --- a student's work ---------------------------------------------------------------------------------------
+
+
+def answered(path: Path) -> None:
+    """Answer one exercise in the notebook at `path`, as Jupyter saves it."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source = notebook.cells[1].source.replace(sources.BLANK, "return x + x")
+    notebook.metadata["language_info"] = {"name": "python"}
+    nbformat.write(notebook, path)
+
+
+def annotated(path: Path) -> None:
+    """Write between the cells, in markdown only."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell("My own notes."))
+    nbformat.write(notebook, path)
+
+
+def executed(path: Path) -> None:
+    """Run a cell, without writing anything."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].execution_count = 1
+    nbformat.write(notebook, path)
+
+
+def emptied(path: Path) -> None:
+    """Delete every cell but the first."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = notebook.cells[:1]
+    nbformat.write(notebook, path)
+
+
+def broken(path: Path) -> None:
+    """Leave something that is no notebook, as a full disk does."""
+    path.write_text(path.read_text()[:200])
+
+
+@pytest.mark.parametrize("work", [answered, annotated, executed, emptied, broken])
+def test_no_command_writes_over_a_blank_with_work_in_it(
+    work: Callable[[Path], None], course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (course / "authoring" / "notebooks" / "01_seed.py").unlink()
+    assert build.build([], course, root=course) == 0
+    mine, solution = (course / kind / "01_seed.ipynb" for kind in ("exercises", "solutions"))
+    work(mine)
+    before = mine.read_bytes()
+    capsys.readouterr()
+    # The course moves on: its source has changed, and everything is built again in every way there is.
+    edit(course / "authoring" / "exercises" / "01_seed.py", "Return twice x", "Return x, twice")
+    assert build.build([], course, root=course) == 0
+    assert build.build(["01_seed"], course, root=course) == 0
+    assert "edited or run since it was built" in capsys.readouterr().out
+    assert mine.read_bytes() == before and "Return x, twice" in solution.read_text()
+    assert build.refresh(course, course) and mine.read_bytes() == before
+    (line,) = build.check(course)
+    assert "exercises/01_seed.ipynb: was edited or run" in line and "move it away" in line
+
+    mine.rename(mine.with_suffix(".mine"))  # what it advises
+    assert build.build([], course, root=course) == 0 and build.check(course) == []
+    assert mine.with_suffix(".mine").read_bytes() == before
+
+
+def test_a_blank_nobody_touched_follows_its_source(course: Path) -> None:
+    (course / "authoring" / "notebooks" / "01_seed.py").unlink()
+    assert build.build([], course, root=course) == 0
+    blank = course / "exercises" / "01_seed.ipynb"
+    notebook = nbformat.read(blank, as_version=4)
+    notebook.metadata["language_info"] = {"name": "python"}  # opened in Jupyter and saved, no more
+    nbformat.write(notebook, blank)
+    assert "metadata" in build.check(course)[0]
+    edit(course / "authoring" / "exercises" / "01_seed.py", "Return twice x", "Return x, twice")
+    assert build.build([], course, root=course) == 0
+    assert "Return x, twice" in blank.read_text() and build.check(course) == []
 
 
 @pytest.mark.parametrize(
