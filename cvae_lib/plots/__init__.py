@@ -3,6 +3,7 @@
 from cvae_lib.plots.charts import bars, confusion, curves, latent_map
 from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
 from cvae_lib.plots.images import digit_grid
+from cvae_lib.plots.live import bound_meter, bound_sweeps, titled_sheets
 from cvae_lib.plots.picture import COLOURS, MARKERS, Picture, new_figure
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "MARKERS",
     "Picture",
     "bars",
+    "bound_meter",
+    "bound_sweeps",
     "confusion",
     "curves",
     "digit_grid",
@@ -17,4 +20,5 @@ __all__ = [
     "graphical_models",
     "latent_map",
     "new_figure",
+    "titled_sheets",
 ]
