@@ -13,7 +13,7 @@ import running
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from cvae_lib import plots, pretrained, widgets
+from cvae_lib import plots, pretrained, strokes, widgets
 from cvae_lib.laboratory import LinearGaussian
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.widgets import Choice, Count, Panel, Slider
@@ -151,6 +151,18 @@ def test_the_first_style_changes_the_picture_more_than_chance_does(model):
     chance = max(change(torch.nn.functional.normalize(torch.randn(32), dim=0)) for _ in range(20))
     first, second, third = (change(direction) for direction in found)
     assert first > second > third and first > 1.5 * chance
+
+
+def test_style_1_of_the_bundled_model_leans_every_digit_the_same_way(model):
+    first = widgets.style_directions(model)[:1]
+    z, y = torch.randn(20, 1, 32), torch.arange(10)
+    slants = []
+    for style in (-2.0, 2.0):
+        moved = widgets.with_style(z.flatten(0, 1), torch.zeros(20, 32), first, torch.full((20, 1), style))
+        with torch.no_grad():
+            images = model.likelihood(moved[:, None].expand(-1, 10, -1), y).mean  # (20, 10, 1, 28, 28)
+        slants.append(strokes.measure(images.flatten(0, 1)).slant.unflatten(0, (20, 10)).mean(0))
+    assert (slants[0] > 0.1).all() and (slants[1] < -0.05).all()
 
 
 def test_a_style_sets_its_own_coordinates_and_nothing_else():

@@ -70,8 +70,8 @@ plots.digit_grid(
 # %% [markdown]
 # ## Take the controls
 #
-# $z$ has 32 entries. Most of what you can see of it lies along a few directions, and the panel below gives you the three
-# that change the picture most. **Predict first:** moving one of them, will the ten digits change alike, or each in its own way?
+# $z$ has 32 entries, and they do not all matter equally to the eye. The panel below moves $z$ along the three directions
+# that change the picture most. **Predict first:** when you move one, will the ten digits change alike, or each in its own way?
 #
 # <details><summary>Answer</summary>
 # Mostly alike. Move style 1 and all ten lean over together: the direction was found without asking which digit is drawn,
@@ -82,8 +82,8 @@ plots.digit_grid(
 widgets.draw_panel(model, digit=7, seed=8)
 
 # %% [markdown]
-# *Figure 0.3. What each style slider does to one seven. In a running notebook this is a panel: a large digit and its nine
-# siblings from the same $z$ follow the controls, and "another one" draws anew what the three styles leave open.*
+# *Figure 0.3. In a running notebook, a panel: a digit and, from the same $z$, its siblings follow the controls, and "another
+# one" draws anew what the three styles leave open. On a still page, what the sliders do to one seven.*
 #
 # The controls answer to the mouse and, after Tab, to the arrow keys. From a terminal, the same network answers to
 #

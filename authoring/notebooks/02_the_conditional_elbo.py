@@ -202,9 +202,9 @@ plots.gaussian_stills(
 widgets.bound_panel(posterior, elbo, log_p)
 
 # %% [markdown]
-# *Figure 2.3. What each slider does to the bound while the others are exact: the ELBO touches $\log p(x \mid y)$ once, where
-# $q$ is the posterior. In a running notebook this is a panel that moves $q$ (blue) over the posterior (grey); the gap is
-# hatched, and thin lines lie one nat apart.*
+# *Figure 2.3. In a running notebook, a panel: it moves $q$ (blue) over the posterior (grey); the gap is hatched, and thin lines
+# lie one nat apart. On a still page, what each slider does while the others are exact: the ELBO touches $\log p(x \mid y)$ once,
+# where $q$ is the posterior.*
 #
 # The shift costs about 1.5 nats, the width about 0.3, and for Gaussians of one shape the two simply add up. The ceiling
 # holds whatever you do.

@@ -298,8 +298,8 @@ for name, m in (("VAE", vae), ("CVAE", cvae)):
 widgets.draw_panel(cvae, digit=4, seed=1)
 
 # %% [markdown]
-# *Figure 3.4. What the three directions do to a four. In a running notebook this is a panel: choose a digit, move its style,
-# draw the rest anew. Set a style that you like, then walk through the digits: it stays.*
+# *Figure 3.4. In a running notebook, a panel: choose a digit, move its style, draw the rest anew; then walk through the digits
+# and see the style stay. On a still page, what the three directions do to a four.*
 #
 # And between the digits? A label is a one-hot row, and nothing stops you from handing the decoder a row that is 0.6 a 5 and
 # 0.4 a 6, an order it never saw in training. **Predict first:** what comes back, two digits laid over each other, or one?
@@ -314,8 +314,8 @@ widgets.draw_panel(cvae, digit=4, seed=1)
 widgets.blend_panel(cvae, first=5, second=6, seed=1)
 
 # %% [markdown]
-# *Figure 3.5. From top to bottom the label goes from 5 to 6, from left to right the style from one draw of $z$ to another. In a
-# running notebook this is a panel with a slider for each, and you choose the two digits.*
+# *Figure 3.5. In a running notebook, a panel: choose two digits and mix them. On a still page, all its mixtures of a 5 and a 6:
+# from top to bottom the label goes from one to the other, from left to right the style from one draw of $z$ to another.*
 
 # %% [markdown]
 # ## What is a label worth?

@@ -47,7 +47,6 @@ class Slider:
             step=self.step,
             value=self.start,
             readout_format=".2f",
-            style={"description_width": "initial"},
             layout=layout,
         )
 
@@ -77,7 +76,6 @@ class Choice:
             description=self.label,
             options=list(self.options),
             value=self.start,
-            style={"description_width": "initial"},
             layout=layout,
         )
 
@@ -158,12 +156,18 @@ class Panel:
 
         layout = ipywidgets.Layout(width="auto", max_width="100%")
         self._inputs = {name: control.widget(layout) for name, control in self.controls.items()}
+        room = f"{0.5 * max(len(control.label) for control in self.controls.values()) + 1:.0f}em"
+        for widget in self._inputs.values():
+            if widget.has_trait("tooltip"):
+                widget.tooltip = widget.description
+            if hasattr(widget.style, "description_width"):
+                widget.style.description_width = room  # the same for all, so that the sliders are equally long
         self._picture = ipywidgets.HTML(_image(self.first))
         self._message = ipywidgets.HTML()
         for control in self._inputs.values():
             control.observe(self.refresh, names="value")
         left = ipywidgets.VBox(
-            list(self._inputs.values()), layout=ipywidgets.Layout(width="20em", max_width="100%", margin="0 1em 0 0")
+            list(self._inputs.values()), layout=ipywidgets.Layout(width="24em", max_width="100%", margin="0 1em 0 0")
         )
         right = ipywidgets.VBox([self._picture, self._message], layout=ipywidgets.Layout(max_width="100%"))
         # Wraps on a narrow page, so that the picture moves below the controls instead of out of sight.
