@@ -211,8 +211,8 @@ check("1.5", beta)
 #
 # *Implement · ★★☆ · 20 minutes*
 #
-# Put the pieces together. The two networks are given; the three methods are yours. `terms` is the chapter's (1.2),
-# without the minus and not yet averaged: two numbers for each image.
+# Put the pieces together. The two networks are given; the three methods are yours. `terms` returns the two terms of
+# (1.2) as prices, the distortion $-\log p(x \mid z)$ and the rate, not yet averaged: two numbers for each image.
 #
 # <details><summary>Hint 1</summary>
 #

@@ -108,7 +108,8 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-_FOREIGN = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), str(Path(__file__).parent.parent))
+_FOREIGN = (sysconfig.get_path("stdlib"), str(Path(__file__).parent.parent), "<frozen")
+_INSTALLED = {"site-packages", "dist-packages"}  # wherever packages lie: of the environment, the system, or the user
 
 
 def theirs(error: BaseException) -> tuple[str, str]:
@@ -129,4 +130,4 @@ def blank_name(error: BaseException) -> str:
 
 
 def _is_foreign(filename: str) -> bool:
-    return filename.startswith(_FOREIGN) or filename.startswith("<frozen")
+    return filename.startswith(_FOREIGN) or not _INSTALLED.isdisjoint(Path(filename).parts)

@@ -41,7 +41,7 @@ def _gap(probe: Probe, gap: Any, elbo: Any) -> None:
         "bits": exact / math.log(2),
     }
     probe.number(gap, exact, mistakes)
-    probe.number(elbo, log_p - exact, {"above": log_p + exact, "log p": log_p} | {"log p ": exact})
+    probe.number(elbo, log_p - exact, {"above": log_p + exact, "log p": (log_p, exact)})
 
 
 def _story(trial: Trial) -> SimpleNamespace:

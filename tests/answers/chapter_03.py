@@ -46,6 +46,8 @@ WRONG["3.2"] = [
     ("transposed", "classes first", (lambda y, c: hot(y, c).T,)),
     ("plain", "one number", (lambda y, c: y[:, None].float(),)),
     ("shifted", "from 1", (lambda y, c: (y[:, None] == torch.arange(1, c + 1)).float(),)),
+    ("shifted", "from -1", (lambda y, c: (y[:, None] == torch.arange(-1, c - 1)).float(),)),
+    ("shifted", "a column for unknown", (lambda y, c: F.one_hot(y + 1, c + 1).float(),)),
 ]
 
 
