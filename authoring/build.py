@@ -1,6 +1,7 @@
 """Build the three folders of notebooks from their sources, one way.
 
-    python authoring/build.py [stem ...]      execute and write these notebooks, or all of them
+    python authoring/build.py [stem ...]      execute and write these notebooks, or all of them; a stem is
+                                              01_name, or one of its three: solutions/01_name
     python authoring/build.py --text          bring prose, times and maps up to date where no code changed
     python authoring/build.py --check         say what is out of step, without executing anything
     python authoring/build.py --out DIR       write elsewhere
@@ -42,7 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="build.py", description="Build the notebooks from their sources.")
-    parser.add_argument("stems", nargs="*", metavar="stem", help="as in 00_start_here; all of them if none")
+    parser.add_argument(
+        "stems", nargs="*", metavar="stem", help="as in 00_start_here or solutions/01_the_vae; all if none"
+    )
     parser.add_argument("--check", action="store_true", help="only say what is out of step, in seconds")
     parser.add_argument("--text", action="store_true", help="only refresh prose where the code is unchanged")
     parser.add_argument("--measure", action="store_true", help="record minutes and memory of each notebook")
@@ -93,8 +96,8 @@ def _holds_work(target: Target, path: Path) -> bool:
 
 def _kept(target: Target) -> str:
     return (
-        f"{target.name}: was edited or run since it was built, so no command writes over it; "
-        f"for a fresh blank move it away and run `build.py {target.stem}`"
+        f"{target.name}: was edited or run since it was built, so no command writes over it; for a fresh blank "
+        f"rename it to {target.stem}.mine.ipynb and run `build.py exercises/{target.stem}`"
     )
 
 
@@ -159,7 +162,7 @@ def check(root: Path = ROOT) -> list[str]:
     wanted = {target.name for target in sources.targets(root)}
     for kind in ("notebooks", "exercises", "solutions"):
         for path in sorted((root / kind).glob("*.ipynb")):
-            if f"{kind}/{path.name}" not in wanted:
+            if f"{kind}/{path.name}" not in wanted and not path.name.endswith(".mine.ipynb"):
                 found.append(f"{kind}/{path.name}: has no source under authoring/")
     readme = root / "README.md"
     if readme.exists() and readme.read_text(encoding="utf-8") != sources.readme(root):

@@ -70,14 +70,19 @@ class Target:
 
 
 def targets(root: Path = ROOT, stems: list[str] | None = None) -> list[Target]:
-    """List what the sources under `root` give, chapters first; raises SourceError for an unknown stem."""
+    """List what the sources under `root` give, chapters first, or of it what `stems` name.
+
+    A stem is `01_name`, which is a chapter, its exercises and their answers, or one of them, `solutions/01_name`.
+    Raises SourceError for one that does not exist.
+    """
     chapters = [path.stem for path in sorted((root / "authoring" / "notebooks").glob("*.py"))]
     exercises = [path.stem for path in sorted((root / "authoring" / "exercises").glob("*.py"))]
     found = [Target("notebooks", stem, root) for stem in chapters]
     found += [Target(kind, stem, root) for stem in exercises for kind in ("exercises", "solutions")]
-    if unknown := sorted(set(stems or []) - {target.stem for target in found}):
+    names = {target: {target.stem, f"{target.kind}/{target.stem}"} for target in found}
+    if unknown := sorted(set(stems or []).difference(*names.values())):
         raise SourceError(f"no source is called {', '.join(unknown)}; there are: {', '.join(chapters)}")
-    return [target for target in found if not stems or target.stem in stems]
+    return [target for target in found if not stems or names[target] & set(stems)]
 
 
 def expected(target: Target) -> Any:

@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import os
+import re
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -256,11 +260,59 @@ def test_no_command_writes_over_a_blank_with_work_in_it(
     assert mine.read_bytes() == before and "Return x, twice" in solution.read_text()
     assert build.refresh(course, course) and mine.read_bytes() == before
     (line,) = build.check(course)
-    assert "exercises/01_seed.ipynb: was edited or run" in line and "move it away" in line
+    assert "exercises/01_seed.ipynb: was edited or run" in line
 
-    mine.rename(mine.with_suffix(".mine"))  # what it advises
-    assert build.build([], course, root=course) == 0 and build.check(course) == []
-    assert mine.with_suffix(".mine").read_bytes() == before
+    ((name, stem),) = re.findall(r"rename it to (\S+) and run `build.py (\S+)`", line)
+    kept = mine.rename(mine.with_name(name))
+    assert build.build([stem], course, root=course) == 0 and build.check(course) == []
+    assert kept.read_bytes() == before
+
+
+def git(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a git command as somebody with no settings of their own."""
+    nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+    words = ["git", "-C", str(folder), *who, *shlex.split(command)]
+    return subprocess.run(words, env=os.environ | nobody, text=True, capture_output=True)
+
+
+def published(course: Path, text: str) -> None:
+    """Build the course with another task in its exercise, and commit it."""
+    edit(course / "authoring" / "exercises" / "01_seed.py", "Return", text)
+    assert build.build([], course, root=course) == 0
+    assert git(course, "add .").returncode == git(course, "commit -m next").returncode == 0
+
+
+def test_an_update_keeps_work_and_the_readme_says_how(course: Path, tmp_path: Path) -> None:
+    readme = (sources.ROOT / "README.md").read_text()
+    (steps,) = re.findall(r"```\n(mv exercises/.*?)```", readme, re.S)
+    steps = steps.replace("01_the_vae", "01_seed").splitlines()
+    (course / "authoring" / "notebooks" / "01_seed.py").unlink()
+    (course / ".gitignore").write_text((sources.ROOT / ".gitignore").read_text())
+    assert git(course, "init").returncode == 0
+    published(course, "Return now")
+    student = tmp_path / "student"
+    assert git(tmp_path, f"clone '{course}' student").returncode == 0
+    mine = student / "exercises" / "01_seed.ipynb"
+    answered(mine)
+    before = mine.read_bytes()
+
+    edit(course / "README.md", "# Course", "# The course")
+    assert git(course, "commit -a -m elsewhere").returncode == 0
+    assert git(student, "pull").returncode == 0 and mine.read_bytes() == before
+
+    published(course, "Return soon")
+    refused = git(student, "pull")
+    assert refused.returncode and "exercises/01_seed.ipynb" in refused.stderr and mine.read_bytes() == before
+    for step in steps:
+        if step.startswith("git "):
+            done = git(student, step.removeprefix("git "))
+        else:
+            done = subprocess.run(shlex.split(step), cwd=student, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    assert mine.with_name("01_seed.mine.ipynb").read_bytes() == before
+    assert "Return soon" in mine.read_text() and build.check(student) == []
+    assert git(student, "status --porcelain").stdout == ""
 
 
 def test_a_blank_nobody_touched_follows_its_source(course: Path) -> None:
@@ -304,6 +356,18 @@ def test_the_one_setting_gives_badges_and_install_source(course: Path) -> None:
     assert "git+https://github.com/someone/a-course@v1" in notebook.cells[1].source
 
 
+@pytest.mark.parametrize(
+    ("stems", "kinds"),
+    [
+        ([], ["notebooks", "exercises", "solutions"]),
+        (["01_seed"], ["notebooks", "exercises", "solutions"]),
+        (["solutions/01_seed", "exercises/01_seed"], ["exercises", "solutions"]),
+    ],
+)
+def test_one_notebook_of_a_stem_can_be_built_alone(stems: list[str], kinds: list[str], course: Path) -> None:
+    assert [target.kind for target in sources.targets(course, stems)] == kinds
+
+
 def test_minutes_come_from_the_measurement(course: Path) -> None:
     run = running.Run(seconds=130.0, peak_mb=900)
     build._record(Target("notebooks", "01_seed", course), run)
@@ -313,8 +377,9 @@ def test_minutes_come_from_the_measurement(course: Path) -> None:
 
 
 def test_unknown_names_are_refused(course: Path) -> None:
-    with pytest.raises(SourceError, match="no source is called 07_none"):
-        sources.targets(course, ["07_none"])
+    for wrong in ("07_none", "solutions/07_none", "01_seed.ipynb"):
+        with pytest.raises(SourceError, match=f"no source is called {wrong}"):
+            sources.targets(course, [wrong])
     edit(course / "authoring" / "notebooks" / "01_seed.py", "{{ minutes }}", "{{ hours }}")
     with pytest.raises(SourceError, match="no placeholder"):
         sources.expected(Target("notebooks", "01_seed", course))
