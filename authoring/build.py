@@ -1,6 +1,7 @@
 """Build the three folders of notebooks from their sources, one way.
 
-    python authoring/build.py [stem ...]      execute and write these notebooks, or all of them
+    python authoring/build.py [stem ...]      execute and write these notebooks, or all of them; a stem is
+                                              01_name, or one of its three: solutions/01_name
     python authoring/build.py --text          bring prose, times and maps up to date where no code changed
     python authoring/build.py --check         say what is out of step, without executing anything
     python authoring/build.py --out DIR       write elsewhere
@@ -8,9 +9,9 @@
 
 A chapter, authoring/notebooks/NN_name.py, becomes notebooks/NN_name.ipynb. An exercise source,
 authoring/exercises/NN_name.py, becomes a blank in exercises/ and an answer in solutions/. Placeholders in
-markdown: {{ badges }}, {{ minutes }}, {{ chapter_map }}. A code cell tagged "install" that holds only
+markdown: {{ badges }}, {{ minutes }}, {{ chapter_map }}, {{ edition }}. A code cell tagged "install" that holds only
 `# {{ install }}` becomes the cell that fetches the library where it is missing. README.md's chapter map is
-kept between its markers.
+kept between its markers. A blank that somebody has written in or run is never written over.
 """
 
 import argparse
@@ -42,7 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="build.py", description="Build the notebooks from their sources.")
-    parser.add_argument("stems", nargs="*", metavar="stem", help="as in 00_start_here; all of them if none")
+    parser.add_argument(
+        "stems", nargs="*", metavar="stem", help="as in 00_start_here or solutions/01_the_vae; all if none"
+    )
     parser.add_argument("--check", action="store_true", help="only say what is out of step, in seconds")
     parser.add_argument("--text", action="store_true", help="only refresh prose where the code is unchanged")
     parser.add_argument("--measure", action="store_true", help="record minutes and memory of each notebook")
@@ -74,9 +77,28 @@ def _build_one(target: Target, out: Path, measure: bool) -> None:
         if measure:
             _record(target, run)
             took += f", peak {run.peak_mb} MB"
-    text = rendered(notebook)
-    write(out / target.name, text)
+    text, path = rendered(notebook), out / target.name
+    if _holds_work(target, path):
+        return  # refresh() says so
+    write(path, text)
     print(f"{target.name}: {took}, {len(text.encode()) / 1024:.0f} KB", flush=True)
+
+
+def _holds_work(target: Target, path: Path) -> bool:
+    """Say whether `path` is a blank with somebody's work in it, or one that cannot be read to find out."""
+    if target.kind != "exercises" or not path.exists():
+        return False
+    try:
+        return sources.holds_work(nbformat.read(path, as_version=4))
+    except Exception:  # whatever it is, it is not what the build wrote
+        return True
+
+
+def _kept(target: Target) -> str:
+    return (
+        f"{target.name}: was edited or run since it was built, so no command writes over it; for a fresh blank "
+        f"rename it to {target.stem}.mine.ipynb and run `build.py exercises/{target.stem}`"
+    )
 
 
 def _record(target: Target, run: running.Run) -> None:
@@ -106,6 +128,9 @@ def refresh(out: Path = ROOT, root: Path = ROOT) -> list[str]:
     for target in sources.targets(root):
         path = out / target.name
         if not path.exists():
+            continue
+        if _holds_work(target, path):
+            stale.append(_kept(target))
             continue
         old, new = nbformat.read(path, as_version=4), sources.expected(target)
         if difference := _adopt_outputs(new, old):
@@ -137,7 +162,7 @@ def check(root: Path = ROOT) -> list[str]:
     wanted = {target.name for target in sources.targets(root)}
     for kind in ("notebooks", "exercises", "solutions"):
         for path in sorted((root / kind).glob("*.ipynb")):
-            if f"{kind}/{path.name}" not in wanted:
+            if f"{kind}/{path.name}" not in wanted and not path.name.endswith(".mine.ipynb"):
                 found.append(f"{kind}/{path.name}: has no source under authoring/")
     readme = root / "README.md"
     if readme.exists() and readme.read_text(encoding="utf-8") != sources.readme(root):
@@ -149,12 +174,12 @@ def _check_one(target: Target) -> list[str]:
     path = target.root / target.name
     if not path.exists():
         return [f"{target.name}: was never built; run `build.py {target.stem}`"]
+    if _holds_work(target, path):
+        return [_kept(target)]
     text = path.read_text(encoding="utf-8")
     old, new = nbformat.reads(text, as_version=4), sources.expected(target)
     if difference := _adopt_outputs(new, old):
         return [f"{target.name}: {difference}; run `build.py {target.stem}`"]
-    if not target.executed and any(cell.get("outputs") or cell.get("execution_count") for cell in old.cells):
-        return [f"{target.name}: a blank must hold no outputs; run `build.py {target.stem}`"]
     if rendered(new) != text:
         place = _first_difference(new, old)
         return [f"{target.name}: {place} differs from its source; run `build.py --text`"]

@@ -14,6 +14,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 WIDGET = "application/vnd.jupyter.widget-view+json"
 CELL_SECONDS = 1800
 ENVIRONMENT = {
+    "COURSE_CHECK_SEED": "1",  # checks draw their inputs afresh, and some print what they measured
+    "COURSE_STRICT": "1",  # a worked answer that no longer passes its check is not published
     "COURSE_UNATTENDED": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYTHONHASHSEED": "0",

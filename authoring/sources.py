@@ -16,6 +16,7 @@ MEASURED = ROOT / "authoring" / "measured.json"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 BLANK = 'raise NotImplementedError("your code here")'
 MARKER = re.compile(r"^\s*### (BEGIN|END) (SOLUTION|HIDDEN TESTS)\s*$")
+STUB = re.compile(r"^\w+(, \w+)* = \.\.\.(, \.\.\.)*( +#.*)?$")
 MAP_BEGIN, MAP_END = "<!-- chapter-map -->", "<!-- /chapter-map -->"
 BADGES_BEGIN, BADGES_END = "<!-- badges -->", "<!-- /badges -->"
 
@@ -69,14 +70,19 @@ class Target:
 
 
 def targets(root: Path = ROOT, stems: list[str] | None = None) -> list[Target]:
-    """List what the sources under `root` give, chapters first; raises SourceError for an unknown stem."""
+    """List what the sources under `root` give, chapters first, or of it what `stems` name.
+
+    A stem is `01_name`, which is a chapter, its exercises and their answers, or one of them, `solutions/01_name`.
+    Raises SourceError for one that does not exist.
+    """
     chapters = [path.stem for path in sorted((root / "authoring" / "notebooks").glob("*.py"))]
     exercises = [path.stem for path in sorted((root / "authoring" / "exercises").glob("*.py"))]
     found = [Target("notebooks", stem, root) for stem in chapters]
     found += [Target(kind, stem, root) for stem in exercises for kind in ("exercises", "solutions")]
-    if unknown := sorted(set(stems or []) - {target.stem for target in found}):
+    names = {target: {target.stem, f"{target.kind}/{target.stem}"} for target in found}
+    if unknown := sorted(set(stems or []).difference(*names.values())):
         raise SourceError(f"no source is called {', '.join(unknown)}; there are: {', '.join(chapters)}")
-    return [target for target in found if not stems or target.stem in stems]
+    return [target for target in found if not stems or names[target] & set(stems)]
 
 
 def expected(target: Target) -> Any:
@@ -94,7 +100,22 @@ def expected(target: Target) -> Any:
             cell.source = fill(cell.source, target)
         if target.kind == "solutions":
             cell.metadata.pop("nbgrader", None)
+    if target.kind == "exercises":
+        notebook.metadata["course"] = {"blank": digest(notebook)}
     return notebook
+
+
+def digest(notebook: Any) -> str:
+    """Return a fingerprint of what stands in the cells; a blank carries its own, so that an edited one is known."""
+    cells = [[cell.cell_type, cell.source] for cell in notebook.cells]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
+
+
+def holds_work(notebook: Any) -> bool:
+    """Say whether a blank was written in or run since it was built: then it is somebody's, not ours."""
+    built = notebook.metadata.get("course", {}).get("blank")
+    run = any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+    return run or built != digest(notebook)
 
 
 def _code(cell: Any, target: Target, where: str) -> str:
@@ -109,8 +130,8 @@ def without_marked(source: str, kind: str, where: str) -> str:
     """Resolve solution and hidden-test markers for `kind`; raises SourceError where they do not pair up.
 
     In exercises a solution inside a block becomes a line that raises NotImplementedError; one at the top of a
-    cell becomes a comment, and its names keep what the stub gave them, usually `...`. Hidden tests stay in
-    the source.
+    cell becomes a comment, and its names keep what the stub before it gave them, `...`. In solutions that stub
+    is left out. Hidden tests stay in the source.
     """
     kept: list[str] = []
     inside = ""
@@ -126,6 +147,8 @@ def without_marked(source: str, kind: str, where: str) -> str:
         if (edge == "BEGIN") == bool(inside) or (edge == "END" and region != inside):
             raise SourceError(f"{where}, line {number}: {edge} {region} {_state(inside)}")
         inside = region if edge == "BEGIN" else ""
+        if inside == "SOLUTION" and kind == "solutions" and kept and STUB.match(kept[-1]):
+            kept.pop()
         if edge == "BEGIN" and region == "SOLUTION" and kind == "exercises":
             indent = line[: len(line) - len(line.lstrip())]
             kept.append(indent + BLANK if indent else "# your code here")
@@ -145,6 +168,7 @@ def fill(text: str, target: Target) -> str:
         "badges": lambda: badges(target.root, target.name),
         "minutes": lambda: minutes(target.root, target.name),
         "chapter_map": lambda: chapter_map(target.root, folder),
+        "edition": lambda: edition(target),
     }
 
     def value(match: re.Match[str]) -> str:
@@ -177,6 +201,18 @@ def badges(root: Path, name: str) -> str:
     return (
         f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder}) "
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})"
+    )
+
+
+def edition(target: Target) -> str:
+    """Say of an exercise notebook whether it is the blank or the answers, and where the other is."""
+    if target.kind == "solutions":
+        blank = f"[the blanks](../exercises/{target.stem}.ipynb)"
+        return f"**These are worked answers.** Yours may look different and still pass. Try {blank} first."
+    return (
+        "Replace each `your code here`, then run the check below it. It says what came, what was expected, on which "
+        "input, and what to look at. Two hints are folded away under each task, and there are "
+        f"[worked answers](../solutions/{target.stem}.ipynb)."
     )
 
 

@@ -2,6 +2,11 @@
 
 import hashlib
 import json
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import build
@@ -132,7 +137,7 @@ def _each_tampering_is_named(course: Path) -> None:
     assert "memory address" in complaint(chapter, "a second line", "<object at 0x7f00deadbeef>")
     assert "progress bar" in complaint(chapter, "a second line", "epoch 3:  40%|####")
     assert "metadata" in complaint(chapter, '"kernelspec": {', '"language_info": {},\n  "kernelspec": {')
-    assert "no outputs" in complaint(blank, '"execution_count": null', '"execution_count": 1')
+    assert "edited or run" in complaint(blank, '"execution_count": null', '"execution_count": 1')
     assert "chapter map" in complaint(course / "README.md", "What does", "What did")
     (course / "notebooks" / "02_alone.ipynb").write_bytes(whole[chapter])
     assert build.check(course) == ["notebooks/02_alone.ipynb: has no source under authoring/"]
@@ -170,11 +175,157 @@ def test_blank_and_solution_from_one_source(course: Path) -> None:
     assert blank.cells[1].source.endswith('twice x."""\n    raise NotImplementedError("your code here")')
     assert blank.cells[2].source == "half = ...\n# your code here"
     assert solution.cells[1].source.endswith("    return 2 * x")
-    assert solution.cells[2].source == "half = ...\nhalf = 0.5"
+    assert solution.cells[2].source == "half = 0.5"
     for notebook in (blank, solution):
         assert notebook.cells[3].source == "print(callable(double))"
         assert not any("###" in cell.source for cell in notebook.cells)
     assert "nbgrader" not in solution.cells[1].metadata
+
+
+@pytest.mark.parametrize(
+    ("stub", "dropped"),
+    [
+        ("half = ...", True),
+        ("gap, bound = ..., ...  # nats", True),
+        ("half = ... if late else 1", False),
+        ("half = 0", False),
+        ("# first", False),
+    ],
+)
+def test_a_solution_drops_the_stub_it_replaces_and_nothing_else(stub: str, dropped: bool) -> None:
+    source = f"{stub}\n### BEGIN SOLUTION\nhalf = 0.5\n### END SOLUTION"
+    assert (stub in sources.without_marked(source, "solutions", "somewhere")) != dropped
+    assert stub in sources.without_marked(source, "exercises", "somewhere")
+
+
+def test_each_edition_says_which_it_is_and_where_the_other_is(course: Path) -> None:
+    edit(course / "authoring" / "exercises" / "01_seed.py", "# # Exercises", "# # Exercises\n#\n# {{ edition }}")
+    blank, solution = (sources.expected(Target(kind, "01_seed", course)) for kind in ("exercises", "solutions"))
+    assert "../solutions/01_seed.ipynb" in blank.cells[0].source
+    assert "worked answers.**" in solution.cells[0].source and "../exercises/01_seed.ipynb" in solution.cells[0].source
+
+
+# --- a student's work ---------------------------------------------------------------------------------------
+
+
+def answered(path: Path) -> None:
+    """Answer one exercise in the notebook at `path`, as Jupyter saves it."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source = notebook.cells[1].source.replace(sources.BLANK, "return x + x")
+    notebook.metadata["language_info"] = {"name": "python"}
+    nbformat.write(notebook, path)
+
+
+def annotated(path: Path) -> None:
+    """Write between the cells, in markdown only."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell("My own notes."))
+    nbformat.write(notebook, path)
+
+
+def executed(path: Path) -> None:
+    """Run a cell, without writing anything."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].execution_count = 1
+    nbformat.write(notebook, path)
+
+
+def emptied(path: Path) -> None:
+    """Delete every cell but the first."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = notebook.cells[:1]
+    nbformat.write(notebook, path)
+
+
+def broken(path: Path) -> None:
+    """Leave something that is no notebook, as a full disk does."""
+    path.write_text(path.read_text()[:200])
+
+
+@pytest.mark.parametrize("work", [answered, annotated, executed, emptied, broken])
+def test_no_command_writes_over_a_blank_with_work_in_it(
+    work: Callable[[Path], None], course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (course / "authoring" / "notebooks" / "01_seed.py").unlink()
+    assert build.build([], course, root=course) == 0
+    mine, solution = (course / kind / "01_seed.ipynb" for kind in ("exercises", "solutions"))
+    work(mine)
+    before = mine.read_bytes()
+    capsys.readouterr()
+    # The course moves on: its source has changed, and everything is built again in every way there is.
+    edit(course / "authoring" / "exercises" / "01_seed.py", "Return twice x", "Return x, twice")
+    assert build.build([], course, root=course) == 0
+    assert build.build(["01_seed"], course, root=course) == 0
+    assert "edited or run since it was built" in capsys.readouterr().out
+    assert mine.read_bytes() == before and "Return x, twice" in solution.read_text()
+    assert build.refresh(course, course) and mine.read_bytes() == before
+    (line,) = build.check(course)
+    assert "exercises/01_seed.ipynb: was edited or run" in line
+
+    ((name, stem),) = re.findall(r"rename it to (\S+) and run `build.py (\S+)`", line)
+    kept = mine.rename(mine.with_name(name))
+    assert build.build([stem], course, root=course) == 0 and build.check(course) == []
+    assert kept.read_bytes() == before
+
+
+def git(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a git command as somebody with no settings of their own."""
+    nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+    words = ["git", "-C", str(folder), *who, *shlex.split(command)]
+    return subprocess.run(words, env=os.environ | nobody, text=True, capture_output=True)
+
+
+def published(course: Path, text: str) -> None:
+    """Build the course with another task in its exercise, and commit it."""
+    edit(course / "authoring" / "exercises" / "01_seed.py", "Return", text)
+    assert build.build([], course, root=course) == 0
+    assert git(course, "add .").returncode == git(course, "commit -m next").returncode == 0
+
+
+def test_an_update_keeps_work_and_the_readme_says_how(course: Path, tmp_path: Path) -> None:
+    readme = (sources.ROOT / "README.md").read_text()
+    (steps,) = re.findall(r"```\n(mv exercises/.*?)```", readme, re.S)
+    steps = steps.replace("01_the_vae", "01_seed").splitlines()
+    (course / "authoring" / "notebooks" / "01_seed.py").unlink()
+    (course / ".gitignore").write_text((sources.ROOT / ".gitignore").read_text())
+    assert git(course, "init").returncode == 0
+    published(course, "Return now")
+    student = tmp_path / "student"
+    assert git(tmp_path, f"clone '{course}' student").returncode == 0
+    mine = student / "exercises" / "01_seed.ipynb"
+    answered(mine)
+    before = mine.read_bytes()
+
+    edit(course / "README.md", "# Course", "# The course")
+    assert git(course, "commit -a -m elsewhere").returncode == 0
+    assert git(student, "pull").returncode == 0 and mine.read_bytes() == before
+
+    published(course, "Return soon")
+    refused = git(student, "pull")
+    assert refused.returncode and "exercises/01_seed.ipynb" in refused.stderr and mine.read_bytes() == before
+    for step in steps:
+        if step.startswith("git "):
+            done = git(student, step.removeprefix("git "))
+        else:
+            done = subprocess.run(shlex.split(step), cwd=student, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    assert mine.with_name("01_seed.mine.ipynb").read_bytes() == before
+    assert "Return soon" in mine.read_text() and build.check(student) == []
+    assert git(student, "status --porcelain").stdout == ""
+
+
+def test_a_blank_nobody_touched_follows_its_source(course: Path) -> None:
+    (course / "authoring" / "notebooks" / "01_seed.py").unlink()
+    assert build.build([], course, root=course) == 0
+    blank = course / "exercises" / "01_seed.ipynb"
+    notebook = nbformat.read(blank, as_version=4)
+    notebook.metadata["language_info"] = {"name": "python"}  # opened in Jupyter and saved, no more
+    nbformat.write(notebook, blank)
+    assert "metadata" in build.check(course)[0]
+    edit(course / "authoring" / "exercises" / "01_seed.py", "Return twice x", "Return x, twice")
+    assert build.build([], course, root=course) == 0
+    assert "Return x, twice" in blank.read_text() and build.check(course) == []
 
 
 @pytest.mark.parametrize(
@@ -205,6 +356,18 @@ def test_the_one_setting_gives_badges_and_install_source(course: Path) -> None:
     assert "git+https://github.com/someone/a-course@v1" in notebook.cells[1].source
 
 
+@pytest.mark.parametrize(
+    ("stems", "kinds"),
+    [
+        ([], ["notebooks", "exercises", "solutions"]),
+        (["01_seed"], ["notebooks", "exercises", "solutions"]),
+        (["solutions/01_seed", "exercises/01_seed"], ["exercises", "solutions"]),
+    ],
+)
+def test_one_notebook_of_a_stem_can_be_built_alone(stems: list[str], kinds: list[str], course: Path) -> None:
+    assert [target.kind for target in sources.targets(course, stems)] == kinds
+
+
 def test_minutes_come_from_the_measurement(course: Path) -> None:
     run = running.Run(seconds=130.0, peak_mb=900)
     build._record(Target("notebooks", "01_seed", course), run)
@@ -214,8 +377,9 @@ def test_minutes_come_from_the_measurement(course: Path) -> None:
 
 
 def test_unknown_names_are_refused(course: Path) -> None:
-    with pytest.raises(SourceError, match="no source is called 07_none"):
-        sources.targets(course, ["07_none"])
+    for wrong in ("07_none", "solutions/07_none", "01_seed.ipynb"):
+        with pytest.raises(SourceError, match=f"no source is called {wrong}"):
+            sources.targets(course, [wrong])
     edit(course / "authoring" / "notebooks" / "01_seed.py", "{{ minutes }}", "{{ hours }}")
     with pytest.raises(SourceError, match="no placeholder"):
         sources.expected(Target("notebooks", "01_seed", course))

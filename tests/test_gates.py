@@ -38,7 +38,7 @@ TOP = {"__init__", "__main__"}  # the package's own name, and the command that s
 
 LIBRARY = sorted((ROOT / "cvae_lib").rglob("*.py"))
 ROOMS = ("notebooks", "exercises", "solutions")
-NOTEBOOKS = [path for room in ROOMS for path in sorted((ROOT / room).glob("*.ipynb"))]
+NOTEBOOKS = [path for room in ROOMS for path in sorted((ROOT / room).glob("*.ipynb")) if ".mine." not in path.name]
 EXECUTED = [path for path in NOTEBOOKS if path.parent.name != "exercises"]
 
 

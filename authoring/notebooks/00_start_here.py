@@ -157,3 +157,9 @@ course.report()
 # you to commit to a guess before a result; the answer is folded away. Figures come from the code above them, so
 # change a number and look again. Full results come from full training: if you run with `COURSE_PROFILE=fast`, every
 # cell is cut short and only shows that it works.
+#
+# A chapter that ends with a link to **exercises** has a notebook of blanks for you to fill in, right there in
+# `exercises/`. The cell `check("1.2", answer)` below a blank tries your answer on random inputs against an independent
+# reference, and says what came, what was expected, and which mistake it looks like. Two hints are folded away under each
+# task; worked answers are in `solutions/`. `progress()` shows what you have done. Nothing in the course writes over a
+# blank you have worked in.

@@ -435,4 +435,6 @@ for figure, text in (
 # - Higgins et al. 2017, *beta-VAE* (ICLR)
 # - Mohamed, Rosca, Figurnov and Mnih 2020, *Monte Carlo Gradient Estimation in Machine Learning*, arXiv:1906.10652
 #
+# **Exercises:** [build a VAE out of your own pieces, then make it fail on purpose](../exercises/01_the_vae.ipynb).
+#
 # **Next:** [02 · The conditional ELBO](02_the_conditional_elbo.ipynb)

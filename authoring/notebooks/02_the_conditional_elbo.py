@@ -381,4 +381,6 @@ for name, value in versions.items():
 # - Burda, Grosse and Salakhutdinov 2016, *Importance Weighted Autoencoders*, arXiv:1509.00519
 # - Roeder, Wu and Duvenaud 2017, *Sticking the Landing*, arXiv:1703.09194
 #
+# **Exercises:** [take the bound apart with your own hands](../exercises/02_the_conditional_elbo.ipynb).
+#
 # **Next:** [03 · Class-conditional MNIST](03_class_conditional_mnist.ipynb)

@@ -517,3 +517,5 @@ print(f"the most forgiving wrong label costs {(own - wrong.max(1).values).mean()
 #   arXiv:1709.07871
 # - Burda, Grosse and Salakhutdinov 2016, *Importance Weighted Autoencoders*, arXiv:1509.00519
 #   (one-layer VAE: 86.76 nats after 3,280 epochs, with K = 5,000)
+#
+# **Exercises:** [turn your VAE into one that listens](../exercises/03_class_conditional_mnist.ipynb).

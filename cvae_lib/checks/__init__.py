@@ -1,0 +1,60 @@
+"""Instant feedback on the exercises: what was expected, what came, on which input, and what to look at.
+
+An answer is compared with an independent reference (``torch.distributions``, autograd, quadrature, or many draws) on
+inputs of random size and values, never with the published solution. What a check finds it prints; it raises only
+under ``COURSE_STRICT=1``, for grading. It runs the answer for a limited time and leaves random numbers, models and
+settings of the notebook as they were.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from cvae_lib.checks import _progress, chapter_01, chapter_02, chapter_03
+from cvae_lib.checks._registry import EXERCISES, examined
+from cvae_lib.checks._verdict import Verdict
+
+if TYPE_CHECKING:
+    from cvae_lib.plots import Picture
+
+__all__ = ["CheckFailed", "Verdict", "check", "examined", "numbers", "progress"]
+
+_TITLES = {int(module.__name__[-2:]): module.TITLE for module in (chapter_01, chapter_02, chapter_03)}
+
+
+class CheckFailed(AssertionError):
+    """An answer that did not pass while ``COURSE_STRICT=1``; the message is what is otherwise printed."""
+
+
+def check(number: str, *answer: Any) -> None:
+    """Check the answer to an exercise and print what was found.
+
+    Args:
+        number: of the exercise, such as ``"1.2"``.
+        answer: what the exercise asks for, most often one number, function or class.
+
+    Raises:
+        ValueError: if there is no such exercise, or it wants another number of answers.
+        CheckFailed: under ``COURSE_STRICT=1``, if the answer does not pass.
+    """
+    verdict = examined(number, *answer)
+    if verdict.status != "not attempted":
+        _progress.record(number, verdict.status == "passed")
+    if os.environ.get("COURSE_STRICT") == "1" and verdict.status != "passed":
+        raise CheckFailed(str(verdict))
+    print(verdict)
+
+
+def progress(chapter: int | None = None) -> "Picture":
+    """Draw what has been done so far, of one chapter or of all; it is kept across restarts, in a file of yours.
+
+    Raises:
+        ValueError: if the chapter has no exercises.
+    """
+    if chapter is not None and chapter not in _TITLES:
+        raise ValueError(f"Chapter {chapter} has no exercises; chapters {', '.join(map(str, _TITLES))} have.")
+    return _progress.picture(chapter, _TITLES)
+
+
+def numbers(chapter: int | None = None) -> list[str]:
+    """Return the numbers of the exercises, of one chapter or of all."""
+    return [entry.number for entry in EXERCISES.values() if chapter in (None, entry.chapter)]

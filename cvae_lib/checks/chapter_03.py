@@ -1,0 +1,291 @@
+"""Checks of chapter 03's exercises: a conditional VAE, and what it can be asked."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from cvae_lib import data, pretrained
+from cvae_lib.checks import _autoencoder
+from cvae_lib.checks._autoencoder import built, check_terms, gaussian, method
+from cvae_lib.checks._probe import Mistakes, Probe, Trial, model_copy
+from cvae_lib.checks._registry import exercise
+
+TITLE = "03 · Class-conditional"
+ENOUGH = 0.4  # share of drawings read as asked that a small network reaches in seconds; chance is 0.1
+
+
+@exercise(
+    "3.1",
+    "what a label is worth, by hand",
+    hints={
+        "bits": "That is right in bits; the course counts in nats.",
+        "no doubt": "That is ln 4, what the label would be worth if no image left a doubt. Half of them do.",
+        "every image": "You charged the doubt to every image. Only the 3s and 8s, half of them, leave one.",
+        "doubt": "That is the doubt that is left, H(y|x). The label is worth H(y) minus it.",
+        "ten": "There are four digits here, not ten: H(y) = ln 4.",
+        "added": "You added the doubt. It is what the label cannot tell beyond the image's own word: subtract it.",
+    },
+)
+def _worth(probe: Probe, worth: Any) -> None:
+    believed = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0.9, 0.1], [0, 0, 0.1, 0.9]], dtype=torch.float64)
+    doubt = float(Categorical(believed).entropy().mean())
+    whole = math.log(4)
+    mistakes = {
+        "bits": (whole - doubt) / math.log(2),
+        "no doubt": whole,
+        "every image": whole - 2 * doubt,
+        "doubt": doubt,
+        "ten": math.log(10) - doubt,
+        "added": whole + doubt,
+    }
+    probe.number(worth, whole - doubt, mistakes)
+
+
+def _rows(y: Tensor, columns: range) -> Tensor:
+    """Return a 1.0 wherever a label is what its column stands for."""
+    return torch.tensor([[float(label == column) for column in columns] for label in y.tolist()])
+
+
+@exercise(
+    "3.2",
+    "labels as rows, and a row for 'unknown'",
+    hints={
+        "wraps": "The unknown label -1 came out as the last class: an index of -1 counts from the end.",
+        "clamped": "The unknown label -1 came out as class 0. It should be no class at all: a row of zeros.",
+        "integers": "Right numbers, but integers. A network multiplies them with its weights: return floats.",
+        "transposed": "Rows and columns are exchanged: one row for each label, shape (B, classes).",
+        "plain": "Labels as plain numbers say that 7 lies between 6 and 8. Give each class a column of its own.",
+        "shifted": "The ones stand one column off: class 0 is the first column, and there is none for 'unknown'.",
+        "bools": "Right, but as true and false. A network multiplies them with its weights: return floats.",
+    },
+)
+def _one_hot(probe: Probe, one_hot: Any) -> None:
+    for trial in probe.trials():
+        b, classes = trial.size(5, 8), trial.size(3, 4)
+        y = torch.tensor([trial.size(0, classes - 1) for _ in range(b - 2)] + [classes - 1, -1]).to(trial.device)
+        got = trial.ask(one_hot, y=y, classes=classes)
+        exact, column = _rows(y, range(classes)), y.double().cpu()[:, None]
+        mistakes: Mistakes = {
+            "wraps": torch.from_numpy(np.eye(classes)[y.cpu().numpy()]),
+            "clamped": torch.from_numpy(np.eye(classes)[y.cpu().numpy().clip(0)]),
+            "transposed": exact.T,
+            "plain": (column, column / (classes - 1), column / classes, column[:, 0]),
+            "shifted": tuple(_rows(y, range(*ends)) for ends in ((1, classes + 1), (-1, classes - 1), (-1, classes))),
+        }
+        trial.compare(got, exact, mistakes)
+        if isinstance(got, Tensor) and not got.is_floating_point():
+            trial.fail("bools" if got.dtype == torch.bool else "integers", expected="floats", got=str(got.dtype))
+
+
+@exercise(
+    "3.3",
+    "a conditional VAE of your own",
+    seconds=30.0,
+    hints=_autoencoder.HINTS
+    | {
+        "encoder": "The encoder does not hear y: another label gives the same cloud. Then z must guess y from x.",
+        "decoder": "The decoder does not hear y: another label gives the same picture. So nobody can ask for one.",
+        "plain": "The label goes in as one plain number, as if 7 lay between 6 and 8. Give it one column per class.",
+    },
+)
+def _conditional(probe: Probe, conditional_vae: Any) -> None:
+    for index in range(2):
+        trial = probe.trial(index=index)
+        b = trial.size(3, 5)
+        x = (trial.normal(b, 1, 28, 28) > 0.7).to(trial.dtype)
+        y = torch.tensor([trial.size(0, 8) for _ in range(b)])
+        model = built(trial, conditional_vae, x=x, y=y)
+        _hears(trial, model, x, y)
+        check_terms(trial, model, x=x, y=y)
+
+
+def _hears(trial: Trial, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """See that encoder and decoder each change their answer with the label, and by more than one number."""
+    encode, decode = method(trial, model, "encode"), method(trial, model, "decode")
+    mean, log_variance = gaussian(trial, encode, x=x, y=y)
+    other = gaussian(trial, encode, x=x, y=y + 1)
+    if torch.equal(mean, other[0]) and torch.equal(log_variance, other[1]):
+        trial.fail("encoder")
+    z = trial.normal(*mean.shape)
+    if torch.equal(trial.ask(decode, z=z, y=y), trial.ask(decode, z=z, y=y + 1)):
+        trial.fail("decoder")
+    for part, given in ((encode, {"x": x}), (decode, {"z": z})):
+        seen = [_first_input(trial, model, part, **given, y=label) for label in (y, y + 1)]
+        if seen[0] is not None and seen[1] is not None and int(seen[0].ne(seen[1]).any(0).sum()) == 1:
+            trial.fail("plain")
+
+
+def _first_input(trial: Trial, model: nn.Module, part: Any, **given: Tensor) -> Tensor | None:
+    """Return what the first linear layer is given when a part of the model runs."""
+    inputs: list[Tensor] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, handed: inputs.append(handed[0].detach()))
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        trial.ask(part, **given)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return inputs[0] if inputs and inputs[0].ndim == 2 else None
+
+
+def _table(trial: Trial, level: float) -> tuple[Tensor, Tensor]:
+    """Draw a table of log p(x|y), shape (N, C), and unequal log p(y), shape (C,)."""
+    n, c = trial.size(2, 4), trial.size(5, 7)
+    return level + 2 * trial.normal(n, c), trial.normal(c).log_softmax(0)
+
+
+@exercise(
+    "3.4",
+    "a model of x alone",
+    hints={
+        "mean of logs": "That averages logarithms. Probabilities are what adds up: take the logarithm last.",
+        "no prior": "Every class counts fully: p(y) is left out. Add log_prior before you sum.",
+        "uniform": "You gave every class the same odds. Use log_prior.",
+        "axis": "You summed over the images. The classes lie along the second axis, dim=1.",
+        "prior as is": "log_prior is a logarithm already; it was used as if it were a probability.",
+        "unstable": "Right for moderate numbers, but exp(-900) is 0. `torch.logsumexp` takes the largest out first.",
+        "best": "That is the best class only. The others have a share in p(x) too.",
+    },
+)
+def _marginal(probe: Probe, marginal: Any) -> None:
+    for trial in probe.trials():
+        for level in (-3.0, -900.0):
+            table, log_prior = _table(trial, level)
+            got = trial.ask(marginal, table=table, log_prior=log_prior)
+            t, prior = table.double().cpu(), log_prior.double().cpu()
+            exact = _log_sum(t + prior, 1)
+            mistakes: Mistakes = {
+                "mean of logs": (t.mean(1), (prior.exp() * t).sum(1), (t + prior).mean(1), (t + prior).sum(1)),
+                "no prior": _log_sum(t, 1),
+                "uniform": _log_sum(t, 1) - math.log(t.shape[1]),
+                "axis": _log_sum(t + prior, 0),
+                "prior as is": (_log_sum(t + prior.exp(), 1), _log_sum(t, 1) + prior.sum()),
+                "best": (t + prior).max(1).values,
+            }
+            kind = "unstable" if level < -100 else "unknown"
+            trial.compare(got, exact, mistakes, otherwise=kind, not_finite=kind, relative=0.0, absolute=0.005)
+
+
+def _log_sum(values: Tensor, axis: int) -> Tensor:
+    """Return the log of a sum of exponentials, in float64 after the largest has been divided out."""
+    array = values.numpy()
+    top = array.max(axis, keepdims=True)
+    return torch.as_tensor(np.log(np.exp(array - top).sum(axis)) + top.squeeze(axis))
+
+
+@exercise(
+    "3.5",
+    "the generator as a classifier",
+    hints={
+        "axis": "The softmax runs over the images: columns sum to 1. The classes of one image compete: dim=1.",
+        "no prior": "The odds before looking, p(y), are left out. Add log_prior first.",
+        "prior as is": "log_prior is a logarithm already: add it to the logarithms, or multiply by its exponential.",
+        "log": "Those are logarithms of the probabilities. Take the exponential.",
+        "joint": "The rows do not sum to 1: that is p(x, y). Divide by its sum over the classes.",
+        "label": "That is the winning class. The probabilities of all classes are asked for.",
+        "unstable": "Right for moderate numbers, but exp(-900) is 0. `softmax` takes the largest out first.",
+    },
+)
+def _bayes(probe: Probe, class_posterior: Any) -> None:
+    for trial in probe.trials():
+        for level in (-3.0, -900.0):
+            table, log_prior = _table(trial, level)
+            got = trial.ask(class_posterior, table=table, log_prior=log_prior)
+            joint = table.double().cpu() + log_prior.double().cpu()
+            exact = Categorical(logits=joint).probs
+            mistakes: Mistakes = {
+                "axis": Categorical(logits=joint.T).probs.T,
+                "no prior": Categorical(logits=table.double().cpu()).probs,
+                "prior as is": Categorical(logits=table.double().cpu() + log_prior.double().cpu().exp()).probs,
+                "log": exact.log(),
+                "joint": joint.exp(),
+                "label": joint.argmax(1).double(),
+            }
+            kind = "unstable" if level < -100 else "unknown"
+            trial.compare(got, exact, mistakes, otherwise=kind, not_finite=kind)
+
+
+def _read(trial: Trial, model: nn.Module, label: int | None, count: int) -> tuple[Tensor, Tensor]:
+    """Draw from a learner's model, and return the labels asked for and those an independent judge reads."""
+    decode = method(trial, model, "decode")
+    latents = gaussian(trial, method(trial, model, "encode"), x=torch.zeros(2, 1, 28, 28), y=torch.zeros(2).long())
+    asked = torch.arange(count) % 10 if label is None else torch.full((count,), label)
+    z = torch.randn(count, latents[0].shape[1], generator=trial.random)
+    with torch.no_grad():
+        logits = trial.ask(decode, z=z, y=asked)
+    name = data.digits("test").name.lower()
+    return asked, pretrained.load_judge(f"{name}-judge").read(logits.sigmoid().reshape(-1, 1, 28, 28))
+
+
+@exercise(
+    "3.6",
+    "labels that lie",
+    seconds=60.0,
+    hints={
+        "prediction": "Predict first, as a share between 0 and 1.",
+        "deaf": "The honest model is not read as asked often enough. Was it trained, and with its own labels?",
+        "not shuffled": "The second model obeys its orders, so its labels did not lie. Deal them out at random.",
+        "exchanged": "The first model ignores its orders and the second obeys: the two are exchanged.",
+    },
+)
+def _lies(probe: Probe, prediction: Any, honest: Any, lied_to: Any) -> str:
+    trial = probe.trial()
+    guess = trial.tensor(prediction)
+    if guess.numel() != 1 or not 0 <= float(guess) <= 1:
+        trial.fail("prediction", expected="a share between 0 and 1", got=guess)
+    shares = []
+    for model in (honest, lied_to):
+        asked, read = _read(trial, model_copy(model, trial), None, 1000)
+        shares.append(float((asked == read).double().mean()))
+    measured = f"{shares[0]:.2f} with honest labels, {shares[1]:.2f} with shuffled ones"
+    trial.on = "1,000 drawings of each model, a hundred of each digit, read by the judge"
+    if shares[0] < 0.3 and shares[1] > 0.5:
+        trial.fail("exchanged", got=measured)
+    if shares[0] < ENOUGH:
+        trial.fail("deaf", expected=f"more than {ENOUGH} read as asked", got=measured)
+    if shares[1] > 0.25:
+        trial.fail("not shuffled", expected="about one in ten", got=measured)
+    verdict = "as you predicted" if abs(float(guess) - 0.1) <= 0.05 else f"you predicted {float(guess):.2f}"
+    return f"{measured}; {verdict}. A label that says nothing about x is ignored, and one in ten is right by luck."
+
+
+@exercise(
+    "3.7",
+    "one model, with and without a label",
+    seconds=60.0,
+    hints={
+        "deaf": "Asked for a digit, it draws others. Was it trained with most of its labels in place?",
+        "stuck": "Without a label it draws few kinds of digits, or none. It must have met the label -1 in training.",
+        "unknown label": "Its likelihood without a label is poor: has it met the label -1 in training?",
+    },
+)
+def _both(probe: Probe, model: Any) -> str:
+    trial = probe.trial()
+    model = model_copy(model, trial)
+    images = data.digits("test").subset(slice(500))
+    x = images.pixels(None, "stochastic", trial.random)
+    asked, read = _read(trial, model, None, 1000)
+    share = float((asked == read).double().mean())
+    costs = []
+    with torch.no_grad():
+        for y in (images.labels, torch.full_like(images.labels, -1)):
+            distortion, rate = trial.pair(method(trial, model, "terms"), x=x, y=y)
+            costs.append(float((distortion + rate).mean()))
+    trial.on = "500 test images, and 1,000 drawings read by the judge"
+    measured = f"{share:.2f} read as asked; -ELBO {costs[0]:.1f} nats with the label, {costs[1]:.1f} without"
+    if share < ENOUGH:
+        trial.fail("deaf", expected=f"more than {ENOUGH} read as asked", got=measured)
+    if costs[1] > costs[0] + 25:
+        trial.fail("unknown label", expected="at most 25 nats more without the label", got=measured)
+    _, free = _read(trial, model, -1, 1000)
+    kinds = int((torch.bincount(free, minlength=10) >= 10).sum())
+    if kinds < 4:
+        trial.fail("stuck", expected="at least four kinds of digits without a label", got=f"{kinds}")
+    return f"{measured}; without one it draws {kinds} kinds of digits."

@@ -1,0 +1,100 @@
+"""The exercise notebooks: they run blank and solved, say what they ask, and no update loses what is in them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sources
+from answers.models import STEMS
+from sources import Target
+
+from cvae_lib import checks
+from cvae_lib.checks._registry import EXERCISES
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNNER = ROOT / "tests" / "run_cells.py"
+
+
+def run(path, tmp_path, **environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COURSE_")}
+    kept |= {"COURSE_PROFILE": "fast", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    kept |= {"IPYTHONDIR": str(tmp_path / "ipython"), "CVAE_STATE": str(tmp_path / "state")} | environment
+    command = [sys.executable, str(RUNNER), str(path)]
+    return subprocess.run(command, env=kept, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_blank_notebook_runs_from_top_to_bottom(stem, tmp_path):
+    done = run(ROOT / "exercises" / f"{stem}.ipynb", tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
+    numbers = checks.numbers(int(stem[:2]))
+    assert [line.split()[0] for line in done.stdout.splitlines() if " not attempted yet" in line] == numbers
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_solution_runs_and_passes_strictly(stem, tmp_path):
+    done = run(ROOT / "solutions" / f"{stem}.ipynb", tmp_path, COURSE_STRICT="1")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert [line.split()[0] for line in done.stdout.splitlines() if " passed: " in line] == checks.numbers(
+        int(stem[:2])
+    )
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_every_exercise_has_number_title_difficulty_minutes_check_and_two_hints(stem):
+    cells = sources.expected(Target("exercises", stem, ROOT)).cells
+    text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    numbers = checks.numbers(int(stem[:2]))
+    assert len(numbers) >= 4
+    parts = re.split(r"^## (?=\d+\.\d+ · )", text, flags=re.M)[1:]
+    assert [part.split(" · ")[0] for part in parts] == numbers
+    minutes, kinds = 0, []
+    for number, part in zip(numbers, parts, strict=True):
+        kind, took = re.search(r"^\*([\w, ]+) · [★☆]{3} · (\d+) minutes\*$", part, re.M).groups()
+        kinds.append(kind)
+        minutes += int(took)
+        assert part.count("<details>") == part.count("</details>") == 2
+        assert f'check("{number}", ' in code
+    assert {"By hand", "Implement", "Predict, then measure", "Open stretch"} == set(kinds)
+    assert f"about {minutes} minutes" in text
+
+
+def test_grading_marks_stand_on_every_answer_and_every_check():
+    for stem in STEMS:
+        source = sources.expected(Target("exercises", stem, ROOT))
+        marks = [cell.metadata.get("nbgrader") for cell in source.cells]
+        for cell, mark in zip(source.cells, marks, strict=True):
+            if cell.cell_type == "code" and ("your code here" in cell.source or "check(" in cell.source):
+                assert mark is not None, cell.source
+                assert mark["solution"] == ("your code here" in cell.source)
+                assert mark["grade"] == mark["locked"] == cell.source.startswith("check(")
+        names = [mark["grade_id"] for mark in marks if mark]
+        assert len(set(names)) == len(names)
+
+
+def prose(kind, stem):
+    return "\n\n".join(
+        cell.source for cell in sources.expected(Target(kind, stem, ROOT)).cells if cell.cell_type == "markdown"
+    )
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_chapter_ends_with_the_door_to_its_exercises_and_they_lead_back(stem):
+    (door,) = re.findall(r"^\*\*Exercises:\*\* \[.+\]\((.+)\)\.$", prose("notebooks", stem), re.M)
+    assert door == f"../exercises/{stem}.ipynb"
+    for kind in ("exercises", "solutions"):
+        assert (ROOT / kind / f"{stem}.ipynb").is_file()
+        assert f"(../notebooks/{stem}.ipynb)" in prose(kind, stem)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_the_equations_that_tasks_and_hints_name_are_in_the_chapters(stem):
+    numbered = set(re.findall(r"\\tag\{(.+?)\}", "".join(prose("notebooks", chapter) for chapter in STEMS)))
+    hints = [hint for number in checks.numbers(int(stem[:2])) for hint in EXERCISES[number].hints.values()]
+    named = set(re.findall(r"\((\d+\.\d+)\)", prose("exercises", stem) + "".join(hints)))
+    assert named and named <= numbered
