@@ -4,6 +4,7 @@ from cvae_lib.plots.charts import bars, confusion, curves, latent_map
 from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
 from cvae_lib.plots.images import digit_grid
 from cvae_lib.plots.picture import COLOURS, MARKERS, Picture, new_figure
+from cvae_lib.plots.seeds import seed_dots
 
 __all__ = [
     "COLOURS",
@@ -17,4 +18,5 @@ __all__ = [
     "graphical_models",
     "latent_map",
     "new_figure",
+    "seed_dots",
 ]
