@@ -8,7 +8,7 @@ START   := /lab/tree/notebooks/00_start_here.ipynb
 TESTS    = tests $(if $(wildcard notebooks/*.ipynb),notebooks) $(if $(wildcard solutions/*.ipynb),solutions)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab setup test check build checkpoints
+.PHONY: help lab setup test check build checkpoints bench
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,10 @@ build: .venv/.test-installed  ## execute and regenerate every notebook at full l
 
 checkpoints: .venv/.test-installed  ## retrain the bundled checkpoints on real MNIST
 	$(PY) benchmarks/train_checkpoints.py
+
+bench: .venv/.lab-installed  ## measure speed against the loop everybody writes, side by side
+	$(PY) benchmarks/bench.py
+
 
 # A stamp is written only after an install that finished, so an interrupted one is taken up again.
 .venv/.lab-installed: pyproject.toml $(CONSTRAINTS) | .venv/.created

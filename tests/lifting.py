@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def lift(chapter: str, *names: str) -> dict[str, Any]:
-    """Return the classes and functions called `names` from the chapter's notebook, imports alone executed beside."""
+    """Return the classes, functions and settings called `names` from the chapter; only imports run beside them."""
     cells = json.loads((ROOT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
     kept: list[ast.stmt] = []
     for cell in cells:
@@ -17,6 +17,11 @@ def lift(chapter: str, *names: str) -> dict[str, Any]:
             continue
         for statement in ast.parse("".join(cell["source"])).body:
             wanted = isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name in names
+            if isinstance(statement, ast.Assign):
+                assigned = {
+                    node.id for target in statement.targets for node in ast.walk(target) if isinstance(node, ast.Name)
+                }
+                wanted = assigned <= set(names)
             if wanted or isinstance(statement, ast.Import | ast.ImportFrom):
                 kept.append(statement)
     space: dict[str, Any] = {"__name__": f"lifted_{chapter}"}

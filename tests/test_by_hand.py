@@ -15,7 +15,7 @@ needs_03 = pytest.mark.skipif(not (ROOT / "notebooks/03_class_conditional_mnist.
 @needs_03
 @pytest.mark.parametrize("name, classes", [("VAE", 0), ("ConditionalVAE", 10)])
 def test_chapter_03s_loss_is_the_librarys(name, classes):
-    by_hand = lift("03_class_conditional_mnist", name)[name]()
+    by_hand = lift("03_class_conditional_mnist", "W", "D", "Skip", name)[name]()
     model = CVAE(CVAEConfig(num_classes=classes))
     mine = [*by_hand.encode.parameters(), *by_hand.decode.parameters()]
     for parameter, other in zip(mine, model.parameters(), strict=True):

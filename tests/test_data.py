@@ -284,7 +284,8 @@ def test_an_unknown_split_is_refused() -> None:
 
 
 @pytest.mark.skipif("CVAE_DATA" not in os.environ, reason="CVAE_DATA does not say where MNIST lies")
-def test_real_mnist_is_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_mnist_is_the_published_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COURSE_PROFILE", "full")
     train, test = data.digits("train"), data.mnist("test", download=False)
     assert train.name == "MNIST" and capsys.readouterr().out == ""
     assert (len(train), len(test), train.image_shape) == (60_000, 10_000, (1, 28, 28))

@@ -134,7 +134,7 @@ def text_files() -> list[Path]:
         ('"/{root}/x"', True),
         ("a/work/b", False),
         ("pip install --extra-{index}-url x", True),
-        ("http://host/{root}/simple", True),
+        ("http://host/root/{simple}", True),
         ("https://pypi.org/project/x", False),
     ],
 )

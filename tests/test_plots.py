@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from cvae_lib import plots
-from cvae_lib.plots.images import _mosaic
+from cvae_lib.plots.images import mosaic
 
 
 def test_a_grid_holds_the_images_row_by_row_dark_on_white():
     images = torch.zeros(3, 1, 4, 5)
     images[2, 0, 1, 3] = 1
-    sheet = _mosaic(images, columns=2)
+    sheet = mosaic(images, columns=2)
     assert sheet.shape == (4 + 2 + 4, 5 + 2 + 5, 3)
     assert (sheet == 0).sum() == 3 and (sheet[6 + 1, 3] == 0).all()
 

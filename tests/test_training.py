@@ -1,6 +1,10 @@
-"""Training: it learns, it repeats itself, it stops politely."""
+"""Training: it learns, it repeats itself, it is the loop one would write, it stops politely."""
 
+import collections
+import copy
+import functools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +12,12 @@ import torch
 from cvae_lib import training
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.training import TrainingDiverged, autocast, fit, one_cycle, seeded
+from cvae_lib.objective import elbo_terms
+from cvae_lib.training import History, TrainingDiverged, autocast, fit, one_cycle, seeded
+from cvae_lib.training._budget import Budget
+from cvae_lib.training._distributed import Team
+from cvae_lib.training._loop import Loop, Recipe
+from cvae_lib.training._progress import Interrupts, Progress
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +128,19 @@ def test_the_fast_profile_caps_the_steps(monkeypatch):
     "changes, clue",
     [
         ({"epochs": 0}, "epochs"),
+        ({"steps": 0, "epochs": None}, "steps"),
+        ({"seconds": 0.0, "epochs": None}, "seconds"),
+        ({"batch_size": 0}, "batch_size"),
         ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": math.inf}, "learning_rate"),
+        ({"schedule": "jagged"}, "one_cycle, cosine, constant.*jagged"),
+        ({"clip": 0.0}, "clip"),
+        ({"ema": 1.0}, "ema"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"patience": 0}, "patience"),
+        ({"patience": 2}, "validation"),
+        ({"resume": True}, "checkpoint"),
+        ({"checkpoint_every": 3}, "checkpoint"),
         ({"beta": -1.0}, "beta"),
         ({"precision": "float8"}, "precision"),
         ({"pixels": "red"}, "pixels"),
@@ -142,3 +163,419 @@ def test_autocast_is_bfloat16_only_when_asked():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast(cpu, "float32"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+# --- the loop is the loop one would write ---------------------------------------------------------------------------
+
+
+def by_hand(net: CVAE, epochs: int, factor, clip=None, ema=None, beta=lambda step: 1.0) -> tuple[CVAE, list[float]]:
+    """Train in plain torch: Adam, a rate per step, clipping, an averaged copy; return the copy if there is one."""
+    data, losses, step = bars(200), [], 0
+    adam = torch.optim.Adam(net.parameters(), lr=0.01, betas=(0.9, 0.99), fused=True)
+    average = copy.deepcopy(net)
+    with seeded(3, torch.device("cpu")) as generator:
+        for _ in range(epochs):
+            total = 0.0
+            for batch in data.batches(64, generator=generator):
+                adam.param_groups[0]["lr"] = 0.01 * factor(step, epochs * 4)
+                loss = elbo_terms(net, batch.x, batch.y).loss(beta(step))
+                adam.zero_grad()
+                loss.backward()
+                if clip:
+                    torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
+                adam.step()
+                step += 1
+                for a, w in zip(average.parameters(), net.parameters(), strict=True):
+                    d = min(ema or 0.0, step / (9 + step))
+                    a.data = d * a.data + (1 - d) * w.data
+                total += float(loss.detach()) * len(batch.x)
+            losses.append(total / 200)
+    return (average if ema else net), losses
+
+
+def test_the_default_loop_is_the_plain_one_bit_for_bit():
+    expected, losses = by_hand(model(), 3, one_cycle)
+    history = fit(net := model(), bars(200), epochs=3, batch_size=64, learning_rate=0.01, precision="float32", seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
+    assert history.loss == pytest.approx(losses, abs=1e-5) and history.steps == [4, 8, 12]
+
+
+OPTIONS = {
+    "cosine": ({"schedule": "cosine"}, {"factor": lambda t, n: 0.5 + 0.5 * math.cos(math.pi * t / n)}),
+    "constant": ({"schedule": "constant"}, {"factor": lambda t, n: 1.0}),
+    "own": ({"schedule": lambda t, n: 1 - t / n}, {"factor": lambda t, n: 1 - t / n}),
+    "clip": ({"clip": 0.5}, {"clip": 0.5}),
+    "ema": ({"ema": 0.7}, {"ema": 0.7}),
+    "beta": ({"beta": lambda t: t / 12}, {"beta": lambda t: t / 12}),
+    "objective": ({"objective": lambda m, x, y: elbo_terms(m, x, y)}, {}),
+    "bound": ({"objective": lambda m, x, y: elbo_terms(m, x, y).elbo}, {}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_each_option_is_what_one_would_write(name):
+    ours, plain = OPTIONS[name]
+    expected, _ = by_hand(model(), 3, **{"factor": one_cycle, **plain})
+    settings = {"epochs": 3, "batch_size": 64, "learning_rate": 0.01, "precision": "float32", "seed": 3}
+    history = fit(net := model(), bars(200), **settings, **ours)
+    for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    assert history.rate[-1] == 0 if name == "bound" else history.rate[-1] > 0
+
+
+def test_a_float64_model_trains_in_float64():
+    net = model().double()
+    history = fit(net, bars(200), epochs=2, ema=0.9, validation=bars(40), precision="float32")
+    assert all(p.dtype == torch.float64 for p in net.parameters()) and math.isfinite(history.validation[-1])
+
+
+# --- how long -------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_in_steps_may_end_inside_an_epoch():
+    history = fit(model(), bars(200), steps=6, batch_size=64)
+    assert history.steps == [4, 6] and len(history) == 2
+
+
+def test_a_budget_in_seconds_follows_the_clock_and_so_does_its_schedule(monkeypatch):
+    """The clock here moves 1/8 s per step of training, so 2.5 s are 20 steps, and the rate knows where it is."""
+    now, seen = 100.0, []
+
+    def terms(*arguments):
+        nonlocal now
+        now += 0.125
+        return elbo_terms(*arguments)
+
+    def schedule(place, total):
+        seen.append(place / total)
+        return 1.0
+
+    monkeypatch.setattr("cvae_lib.training._budget.time.monotonic", lambda: now)
+    history = fit(model(), bars(200), seconds=2.5, batch_size=64, objective=terms, schedule=schedule)
+    assert history.steps[-1] == 20 and history.seconds[-1] == 2.5
+    assert seen == pytest.approx([step / 20 for step in range(20)], abs=2e-4)
+
+
+def test_the_fast_profile_caps_every_budget(monkeypatch):
+    monkeypatch.setenv("COURSE_PROFILE", "fast")
+    assert fit(model(), bars(), seconds=1e6, batch_size=16).steps[-1] == 30
+    assert fit(model(), bars(), steps=10**6, batch_size=16).steps[-1] == 30
+
+
+@pytest.mark.parametrize("budget", [{"epochs": 2, "steps": 3}, {"steps": 3, "seconds": 1.0}])
+def test_two_budgets_are_one_too_many(budget):
+    with pytest.raises(ValueError, match=" and ".join(f"{name}={value}" for name, value in budget.items())):
+        fit(model(), bars(), **budget)
+
+
+# --- early stopping -------------------------------------------------------------------------------------------------
+
+
+def test_validation_is_minus_the_elbo_and_always_the_same_number():
+    """Grey pixels leave only the latent noise, whose mean over many draws must agree within four standard errors."""
+    history = fit(net := model(), bars(200), epochs=2, validation=bars(400), pixels="grey", precision="float32")
+    again = fit(model(), bars(200), epochs=2, validation=bars(400), pixels="grey", precision="float32")
+    assert history.validation == again.validation and len(history.validation) == 2
+    x, y = bars(400).pixels(), bars(400).labels
+    with torch.no_grad():
+        draws = torch.stack([-elbo_terms(net, x, y).elbo.mean() for _ in range(200)])
+    assert abs(history.validation[-1] - draws.mean()) < 4 * draws.std() * (1 + 200**-0.5)
+
+
+def test_judging_does_not_disturb_training():
+    settings = {"epochs": 3, "batch_size": 64, "precision": "float32"}
+    fit(one := model(dropout=0.2), bars(200), **settings)
+    fit(other := model(dropout=0.2), bars(200), validation=bars(40), **settings)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_patience_ends_the_run_and_brings_the_best_weights_back(monkeypatch):
+    values, states = iter([5.0, 4.0, 3.0, 3.5, 3.0, 9.0, 1.0]), []
+
+    def judge(net, *_):
+        states.append([p.clone() for p in net.parameters()])
+        return next(values)
+
+    monkeypatch.setattr("cvae_lib.training._stopping.negative_elbo", judge)
+    history = fit(net := model(), bars(200), epochs=50, validation=bars(40), patience=3)
+    assert history.validation == [5.0, 4.0, 3.0, 3.5, 3.0, 9.0] and history.best_epoch == 3
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), states[2], strict=True))
+    assert not torch.equal(states[2][0], states[5][0])
+
+
+def test_with_an_average_it_is_the_average_that_is_judged(monkeypatch):
+    judged = []
+    monkeypatch.setattr("cvae_lib.training._stopping.negative_elbo", lambda net, *_: judged.append(net) or 1.0)
+    fit(net := model(), bars(200), epochs=2, validation=bars(40), ema=0.9)
+    assert judged[1] is not net
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), judged[1].parameters(), strict=True))
+
+
+# --- what y is ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        (bars().labels + 1) % 4,
+        lambda batch: (batch.y + 1) % 4,
+        lambda batch: ((bars().labels + 1) % 4)[batch.index],
+    ],
+    ids=["tensor", "function", "by index"],
+)
+def test_y_can_be_given(y):
+    relabelled = ImageSet(bars().images, (bars().labels + 1) % 4, "bars", classes=4)
+    fit(expected := model(), relabelled, epochs=1, batch_size=64)
+    fit(net := model(), bars(), epochs=1, batch_size=64, y=y)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
+
+
+def test_y_may_be_made_of_several_tensors():
+    Pair = collections.namedtuple("Pair", "name label")
+    y = Pair({"noise": torch.rand(256, 3)}, [bars().labels])
+    seen = []
+
+    def terms(net, x, y):
+        seen.append(y)
+        return elbo_terms(net, x, y.label[0])
+
+    fit(model(), bars(), steps=2, batch_size=100, y=y, objective=terms)
+    assert seen[0].name["noise"].shape == (100, 3) and isinstance(seen[0], Pair)
+
+
+@pytest.mark.parametrize(
+    "y, clue",
+    [
+        (torch.zeros(7, dtype=torch.int64), "each of the 256 images, and has 7"),
+        (torch.full((256, 2), 0.5).index_fill(0, torch.tensor(9), math.nan), "not finite in row 9"),
+        (lambda batch: None, "conditional: pass y"),
+        (torch.full((256,), 4), "0..3"),
+        (torch.zeros(256), "int64"),
+    ],
+)
+def test_a_y_that_does_not_fit_is_named(y, clue, as_users_call):
+    with pytest.raises(ValueError, match=clue):
+        fit(model(), bars(), steps=1, y=y)
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+def test_images_of_another_size_are_refused_before_anything_happens():
+    other = ImageSet(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64), "squares")
+    for settings in ({"data": other}, {"data": bars(), "validation": other}):
+        with pytest.raises(ValueError, match=r"\(1, 6, 4\).*squares.*|\(1, 6, 4\).*\(1, 8, 8\)"):
+            fit(model(), steps=1, **settings)
+
+
+@pytest.mark.parametrize("value, kind", [(math.nan, "NaN or infinite"), (math.inf, "NaN or inf"), (3.0, "outside")])
+@pytest.mark.parametrize("when", [1, 3])
+def test_bad_pixels_are_called_a_fault_of_the_data(value, kind, when, monkeypatch):
+    """Out of range is looked for in the first batch; what is no number is found whenever it comes."""
+    original, calls, positions = ImageSet.pixels, 0, []
+
+    def pixels(self, index, *arguments):
+        nonlocal calls
+        calls += 1
+        x = original(self, index, *arguments)
+        if calls == when:
+            positions.append(int(index[5]))
+            x[5, 0, 0, 0] = value
+        return x
+
+    monkeypatch.setattr(ImageSet, "pixels", pixels)
+    net = model()
+    if value == 3.0 and when == 3:
+        fit(net, bars(), steps=4, batch_size=64)
+        return
+    with pytest.raises(ValueError, match=f"step {when - 1} has pixels.*{kind}.*data are at fault") as caught:
+        fit(net, bars(), steps=4, batch_size=64)
+    assert f"image {positions[0]} of bars" in str(caught.value)
+    assert all(torch.isfinite(p).all() for p in net.parameters()) and not net.training
+
+
+def spoilt(step: int, spoil):
+    """An objective whose terms are spoilt at one step."""
+    calls = 0
+
+    def terms(*arguments):
+        nonlocal calls
+        calls += 1
+        found = elbo_terms(*arguments)
+        return spoil(found) if calls == step + 1 else found
+
+    return terms
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["asked each step", "asked each epoch"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("step", [0, 6])
+def test_a_bad_loss_names_its_step_and_keeps_the_weights_of_before(asks, bad, step, monkeypatch):
+    """On a GPU nobody looks until the epoch ends, and the steps from the bad one on are switched off there."""
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: asks)
+    terms = spoilt(step, lambda found: found._replace(log_likelihood=found.log_likelihood - bad))
+    settings = {"batch_size": 64, "precision": "float32", "schedule": "constant"}
+    fit(expected := model(), bars(), steps=max(step, 1), **settings)
+    net = model()
+    with pytest.raises(TrainingDiverged, match=f"at step {step},.*from before that step") as caught:
+        fit(net, bars(), epochs=3, objective=terms, **settings)
+    assert len(caught.value.history) == step // 4
+    expected = expected if step else model()
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
+
+
+def test_switching_steps_off_on_the_device_changes_nothing_else(monkeypatch):
+    settings = {"epochs": 2, "batch_size": 64, "precision": "float32", "clip": 1.0}
+    fit(expected := model(), bars(), **settings)
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: False)
+    fit(net := model(), bars(), **settings)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
+
+
+def test_a_bad_gradient_of_a_good_loss_brings_back_weights_that_are_finite():
+    class Spoil(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(context, g):
+            return g * math.nan
+
+    terms = spoilt(5, lambda found: found._replace(log_likelihood=Spoil.apply(found.log_likelihood)))
+    fit(expected := model(), bars(), steps=4, batch_size=64, schedule="constant")
+    net = model()
+    with pytest.raises(TrainingDiverged, match="at step 6,.*from the start of epoch 2"):
+        fit(net, bars(), epochs=3, batch_size=64, objective=terms, schedule="constant", ema=None)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
+    terms = spoilt(5, lambda found: found._replace(log_likelihood=Spoil.apply(found.log_likelihood)))
+    with pytest.raises(TrainingDiverged, match="gradient became nan at step 5,.*before that step"):
+        fit(model(), bars(), epochs=3, batch_size=64, objective=terms, clip=1.0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_too_little_memory_is_one_sentence_with_a_batch_size_to_try(error):
+    net = model()
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="batch_size=64; try batch_size=32") as caught:
+        fit(net, bars(), steps=4, batch_size=64, objective=StopsAt(elbo_terms, 3, error))
+    assert caught.value.__suppress_context__ and not net.training
+
+
+def test_another_runtime_error_is_passed_on():
+    with pytest.raises(RuntimeError, match="something else"):
+        fit(model(), bars(), steps=4, objective=StopsAt(elbo_terms, 1, RuntimeError("something else")))
+
+
+class StopsAt:
+    """A function that does as it did before, but raises at its n-th call."""
+
+    def __init__(self, original, call: int, error: BaseException) -> None:
+        self.original, self.call, self.calls, self.error = original, call, 0, error
+
+    def __get__(self, owner, kind=None):
+        return self if owner is None else functools.partial(self, owner)
+
+    def __call__(self, *arguments, **keywords):
+        self.calls += 1
+        if self.calls == self.call:
+            raise self.error
+        return self.original(*arguments, **keywords)
+
+
+@pytest.mark.parametrize(
+    "name, call",
+    [
+        ("cvae_lib.data.ImageSet.pixels", 6),
+        ("cvae_lib.model.CVAE.posterior", 6),
+        ("cvae_lib.objective.Terms.loss", 6),
+        ("torch.Tensor.backward", 6),
+        ("torch.nn.utils.clip_grad_norm_", 6),
+        ("torch.optim.Adam.step", 6),
+        ("torch.optim.adam._fused_adam", 6),
+        ("cvae_lib.training._loop.get_ema_multi_avg_fn", 6),
+        ("cvae_lib.training._stopping.negative_elbo", 2),
+        ("cvae_lib.training._progress.Progress.epoch", 2),
+    ],
+)
+def test_an_interrupt_from_inside_any_part_leaves_everything_usable(name, call, monkeypatch, capsys):
+    import importlib
+
+    module, _, attribute = name.rpartition(".")
+    try:
+        holder = importlib.import_module(module)
+    except ImportError:
+        module, _, owner = module.rpartition(".")
+        holder = getattr(importlib.import_module(module), owner)
+    monkeypatch.setattr(holder, attribute, StopsAt(getattr(holder, attribute), call, KeyboardInterrupt()))
+    net = model()
+    history = fit(net, bars(), epochs=3, batch_size=64, clip=1.0, ema=0.9, validation=bars(40), precision="float32")
+    assert history.interrupted and not net.training and "usable" in capsys.readouterr().out
+    assert len(history.loss) == len(history.validation) == len(history.steps) == len(history.elbo)
+    assert all(torch.isfinite(p).all() and p.grad is None for p in net.parameters())
+    assert torch.is_grad_enabled() and net.draw(torch.tensor([1])).isfinite().all()
+
+
+# --- compiling, other devices ---------------------------------------------------------------------------------------
+
+
+def test_compiled_training_computes_the_same(monkeypatch, as_users_call):
+    """Through the tracer, without the C++ compiler, which takes half a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    settings = {"epochs": 2, "batch_size": 64, "precision": "float32"}
+    fit(expected := model(num_classes=0), bars(200), **settings)
+    fit(net := model(num_classes=0), bars(200), compile=True, **settings)
+    for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, capsys):
+    def broken(*_, **__):
+        raise RuntimeError("\nNo working C++ compiler found\nin a long traceback")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    history = fit(model(), bars(200), epochs=1, compile="reduce-overhead")
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "No working C++ compiler found), so training runs uncompiled." in first and len(history) == 1
+
+
+def test_a_step_on_a_gpu_never_waits_for_a_number(monkeypatch, as_users_call):
+    """The meta device has shapes but no numbers: whoever asks for one there gets an error instead of a wait."""
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: False)
+    device = torch.device("meta")
+    net = model(dropout=0.1).to(device).train()
+    recipe = Recipe(0.01, one_cycle, lambda step: 1.0, 0.0, 1.0, 0.9, "float32")
+    epochs = SimpleNamespace(dtype=torch.float32, data=SimpleNamespace(name="nothing"))
+    alone, budget = Team(0, 1, device), Budget(1, None, None, 10)
+    terms = alone.wrap(elbo_terms, net)
+    loop = Loop(net, terms, epochs, recipe, budget, alone, None, Progress(budget, None, True), Interrupts())
+    loop.optimiser = torch.optim.SGD(net.parameters(), lr=0.1)  # Adam on meta counts its steps with numbers
+    loop.step = 1
+    x, y = torch.zeros(8, 1, 6, 4, device=device), torch.zeros(8, dtype=torch.int64, device=device)
+    loop._train(x, y, alone.share(8), None)
+    assert loop.sums.device == device and all(p.grad is not None for p in net.parameters())
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: True)
+    loop.asks = True
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        loop._train(x, y, alone.share(8), None)
+
+
+# --- history --------------------------------------------------------------------------------------------------------
+
+
+def test_a_history_survives_json_to_the_last_digit():
+    history = fit(model(), bars(), epochs=2, validation=bars(40), patience=1)
+    again = History.from_json(history.to_json())
+    assert again == history and again.seconds == history.seconds and 0 < again.seconds[0] <= again.seconds[1]
+
+
+@pytest.mark.parametrize("text, clue", [("{", "JSON"), ("[1]", "list"), ('{"colour": 1}', "colour")])
+def test_what_is_no_history_is_refused(text, clue):
+    with pytest.raises(ValueError, match=f"no history.*{clue}"):
+        History.from_json(text)

@@ -26,7 +26,7 @@
 # %%
 import torch
 
-from cvae_lib import course, plots, pretrained
+from cvae_lib import course, plots, pretrained, widgets
 
 model = pretrained.load_cvae("mnist-cvae")
 sevens = model.draw(
@@ -66,8 +66,26 @@ plots.digit_grid(
 # %% [markdown]
 # *Figure 0.2. Columns share the order $y$, rows share the latent $z$. Nobody told the network what slant is:
 # it had to put somewhere what the label leaves open.*
+
+# %% [markdown]
+# ## Take the controls
 #
-# Change the digit or the seed above and run the cell again. From a terminal, the same network answers to
+# $z$ has 32 entries, and they do not all matter equally to the eye. The panel below moves $z$ along the three directions
+# that change the picture most. **Predict first:** when you move one, will the ten digits change alike, or each in its own way?
+#
+# <details><summary>Answer</summary>
+# Mostly alike. Move style 1 and all ten lean over together: the direction was found without asking which digit is drawn,
+# and still it means the same for each. At the ends, where a draw seldom lands, digits begin to break.
+# </details>
+
+# %%
+widgets.draw_panel(model, digit=7, seed=8)
+
+# %% [markdown]
+# *Figure 0.3. In a running notebook, a panel: a digit and, from the same $z$, its siblings follow the controls, and "another
+# one" draws anew what the three styles leave open. On a still page, what the sliders do to one seven.*
+#
+# The controls answer to the mouse and, after Tab, to the arrow keys. From a terminal, the same network answers to
 #
 # ```
 # python -m cvae_lib draw 7 --count 12 --seed 3 --out sevens.png

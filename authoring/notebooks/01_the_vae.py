@@ -64,7 +64,9 @@ for samples in (10, 1_000, 100_000):
     )
 
 # %% [markdown]
-# Two latents already need many samples. With thirty, no number of samples would do. The way out: learn *where to look*.
+# (A density can exceed 1, so a log-density can be positive.) Ten samples miss entirely, and a thousand depend on whether a
+# lucky one came close. Two latents already need many samples; with thirty, no affordable number would do. The way out: learn
+# *where to look*.
 
 # %% [markdown]
 # ## A bound that can be computed
@@ -76,10 +78,17 @@ for samples in (10, 1_000, 100_000):
 # $$\log p(x) = \log \mathbb E_{q}\!\left[\frac{p(x \mid z)\,p(z)}{q(z \mid x)}\right] \;\ge\;
 # \mathbb E_{q}\big[\log p(x \mid z)\big] - \mathrm{KL}\big(q(z \mid x) \,\|\, p(z)\big). \tag{1.2}$$
 #
-# The right side is the **evidence lower bound**, ELBO. Minus its first term is the *distortion*: nats to fix the pixels
-# once $z$ is known. The second is the *rate*: nats to say which $z$. For two Gaussians the rate needs no samples:
+# Inside the average the logarithm splits into $\log p(x \mid z) + \log p(z) - \log q(z \mid x)$. The last two average to minus
+# $\mathrm{KL}(q \,\|\, p) = \mathbb E_q[\log q - \log p] \ge 0$, the *Kullback–Leibler divergence*: how far $q$ departs from $p$.
 #
-# $$\mathrm{KL}\big(\mathcal N(\mu, \sigma^2) \,\|\, \mathcal N(0, I)\big) =
+# The right side is the **evidence lower bound**, ELBO. Minus its first term is the *distortion*: the cost of the pixels
+# once $z$ is known. The second is the *rate*: the cost of saying which $z$. Costs are in *nats*, bits for natural
+# logarithms. What a VAE (a *variational autoencoder*) minimises is $-\mathrm{ELBO} = \text{distortion} + \text{rate}$. What Jensen
+# takes away is exactly $\mathrm{KL}(q(z \mid x) \,\|\, p(z \mid x))$; chapter 02 shows it.
+#
+# For two Gaussians the rate needs no samples:
+#
+# $$\mathrm{KL}\big(\mathcal N(\mu, \operatorname{diag} \sigma^2) \,\|\, \mathcal N(0, I)\big) =
 # \frac12 \sum_{d=1}^{D} \big(\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2\big). \tag{1.3}$$
 
 
@@ -112,12 +121,12 @@ print(
 # The score function only asks *how good* a draw was. Reparameterising, $z = \mu + \sigma\epsilon$ with
 # $\epsilon \sim \mathcal N(0, 1)$, asks *in which direction it would have been better*.
 #
-# **Predict first.** Both are right on average. With $f(z) = \sum_d (z_d - 2)^2$ in $D$ dimensions, how do their
-# variances grow with $D$?
+# (For $\sigma$ it goes the same way.) **Predict first.** Both are right on average. With $f(z) = \sum_d (z_d - 2)^2$ in $D$
+# dimensions, at $\mu = 0$ and $\sigma = 1$, how do their variances grow with $D$?
 #
 # <details><summary>Answer</summary>
 # The reparameterised gradient of one entry only involves that entry: its variance does not grow at all. The score
-# function multiplies by all of f, whose size grows with D: its variance grows like D squared.
+# function multiplies by all of f, whose size grows with D: its variance grows like D squared once D is large.
 # </details>
 
 # %%
@@ -140,13 +149,15 @@ plots.curves(
     "function's grows steeply, the reparameterised one's stays at 4.",
     x=dimensions,
     x_label="dimension D",
+    log_x=True,
     y_label="variance of the gradient",
     log_y=True,
 )
 
 # %% [markdown]
-# *Figure 1.1. Variance of one gradient entry, 20,000 draws. At $D = 32$ one reparameterised draw is worth thousands
-# of score-function draws. That is why VAEs train.*
+# *Figure 1.1. Variance of one gradient entry, 20,000 draws. For this $f$, at $D = 32$, one reparameterised draw is worth
+# thousands of plain score-function draws; there even the mean of 20,000 is visibly off. Subtracting a baseline narrows the
+# gap, and does not close it.*
 
 # %% [markdown]
 # ## Forty lines
@@ -198,7 +209,7 @@ def train_by_hand(model, images, epochs):
 
 # %% [markdown]
 # `images.batches` shuffles, and draws each pixel as 0 or 1 with its grey level as the probability, anew every time
-# (*dynamic binarisation*): the Bernoulli decoder gets the binary data it is a model of.
+# (*dynamic binarisation*): the decoder says how probable a 1 is in each pixel, so it should be given ones and zeros.
 
 # %%
 torch.manual_seed(0)
@@ -209,15 +220,15 @@ print(
 )
 plots.curves(
     history,
-    "Distortion and rate over 12 epochs: distortion falls from about 200 to about 140 nats while "
-    "the rate rises slowly to about 6 or 7.",
+    "Distortion and rate over 12 epochs: distortion falls from about 185 to about 137 nats while "
+    "the rate rises slowly from about 4 to about 6.",
     x_label="epoch",
     y_label="nats per image",
 )
 
 # %% [markdown]
-# *Figure 1.2. Training first learns to draw (distortion falls), then spends rate where it pays: each nat of rate is
-# bought because it saves more than a nat of distortion.*
+# *Figure 1.2. Distortion falls fast, and the rate creeps up: a nat of rate is spent where it saves more than a nat of
+# distortion.*
 
 # %% [markdown]
 # ## What has it learned?
@@ -237,12 +248,13 @@ with torch.no_grad():
 plots.digit_grid(
     torch.cat(images),
     "Ten test digits, their reconstructions through two numbers, and ten samples. "
-    "Some reconstructions change a 4 into a 9 or a 5 into a 3; some samples lie between two digits.",
+    "Some reconstructions turn a 4 into a 9, the 5 into a blur and the last 9 into a 7; some samples lie between two digits.",
     row_labels=["real", "rebuilt", "sampled"],
 )
 
 # %% [markdown]
-# *Figure 1.3. Two numbers cannot tell every 4 from every 9. Samples are plausible, and some fall between digits.*
+# *Figure 1.3. Two numbers cannot tell every 4 from every 9. Samples are plausible, and some fall between digits. Greys are
+# the decoder's probabilities, here and in all figures of drawings.*
 #
 # **The latent map:** where does each test image go?
 
@@ -252,13 +264,13 @@ with torch.no_grad():
 plots.latent_map(
     means,
     test.labels,
-    "Posterior means of the test images in the plane, coloured by digit. Each digit "
-    "has a region of its own; 4, 7 and 9 overlap, and so do 3, 5 and 8.",
+    "Posterior means of the test images in the plane, coloured by digit. 0, 1, 6 and 7 "
+    "mostly stand apart; 4 and 9 share one region, and 3, 5 and 8 crowd together.",
 )
 
 # %% [markdown]
-# *Figure 1.4. Nobody showed the network a label. Digits that look alike are neighbours, because neighbours in $z$
-# must decode to similar pixels. There are ten regions, but nothing says which is whose.*
+# *Figure 1.4. Nobody showed the network a label. 0, 1, 6 and 7 mostly stand apart; 4 and 9 share one region, and 3, 5 and 8
+# crowd together: neighbours in $z$ must decode to similar pixels. Nothing says which region is whose.*
 
 # %%
 steps = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.03, 0.97, 15))
@@ -276,12 +288,13 @@ plots.digit_grid(
 )
 
 # %% [markdown]
-# *Figure 1.5. The same plane, decoded. Between two digits lies a stretch of images that are neither.*
+# *Figure 1.5. The central part of the plane, decoded: both latents from -1.9 to 1.9, in steps of equal prior probability.
+# Between two digits lies a stretch of images that are neither.*
 
 # %% [markdown]
-# ## The commonest bug in public VAE code
+# ## The bug that hides in a reduction
 #
-# Write the two terms with library functions and it is easy to **sum** one and **average** the other. The code runs, the
+# Public VAE code has it again and again. Write the two terms with library functions, and it is easy to **sum** one and **average** the other. The code runs, the
 # loss falls, the samples are poor. Compute what it optimises. With $P = 784$ pixels and $D$ latents, dividing the
 # distortion by $P$ gives, up to a constant factor, another objective:
 #
@@ -303,13 +316,17 @@ for pixel, latent in (("sum", "sum"), ("mean", "sum"), ("sum", "mean"), ("mean",
 
 # %% [markdown]
 # **Predict first.** You train with $\beta = 784$, and with $\beta = 1/20$. Which one has rate near zero? What do its
-# samples look like? And what is wrong with the other one, whose reconstructions are superb?
+# samples look like? And what is wrong with the other one, whose distortion is the lowest of all?
 #
 # <details><summary>Answer</summary>
 # With 784 every nat through z costs 784 nats of pixels: nothing is sent, and every sample is the same grey average. With
-# 1/20 the rate is nearly free: codes are placed anywhere, far from the prior, so reconstructions are sharp and draws from
-# the prior land where no image ever was.
+# 1/20 the rate is nearly free: codes are placed far from the prior, so reconstructions are sharp, and draws from the prior
+# mostly land where no image was encoded.
 # </details>
+#
+# The library's `CVAE` with no classes is the network above with a choice of sizes. The logged loss is distortion plus
+# $\beta$ times rate. $-\log p(x)$ is estimated on 1,000 test images by averaging $p(x \mid z)\, p(z) / q(z \mid x)$ over 100 draws
+# from the encoder: (1.1) again, now that there is somebody who knows where to look.
 
 # %%
 models, rows = {}, []
@@ -330,15 +347,16 @@ plots.digit_grid(
 )
 
 # %% [markdown]
-# *Figure 1.6. One word in the code, three different models. All three losses went down.* If a paper or a repository says
-# "KL weight 0.00025", check its reductions: it may be plain $\beta$ in disguise, or worse.
+# *Figure 1.6. Three different models, and all three losses went down.* `beta` stands here for what a wrong reduction does. So
+# if a repository says "KL weight 0.00025", look at its reductions before you compare: with a mean over 784 pixels that is
+# $\beta = 0.2$, with a sum it is $\beta = 0.00025$.
 
 # %% [markdown]
 # ## What it cannot do
 #
 # Now ask the good one for a 7. There is nowhere to ask: $z \sim p(z)$, then $x \sim p(x \mid z)$, and intent appears in
-# neither. You can only draw, look, and throw away what you did not want. A classifier that had no part in the training
-# looks for you; a drawing is *acceptable* if it is read as a 7 with probability at least 0.9.
+# neither. You can draw, look, and throw away what you did not want (*rejection*). A classifier that had no part in the
+# training looks for you; a drawing is *acceptable* if it is read as a 7 with probability at least 0.9.
 
 # %%
 judge = pretrained.load_judge(f"{train.name.lower()}-judge")
@@ -365,9 +383,11 @@ plots.bars(
 )
 
 # %% [markdown]
-# *Figure 1.7. The price of not being able to ask. A conditional model needs about twenty drawings, whatever the digit.*
+# *Figure 1.7. The price of not being able to ask. About half of all drawings are read as no digit at all, and the one that is
+# rarest among the accepted need not be rare in the data.*
 #
-# In seconds, side by side on one machine, over three seeds (recorded by `benchmarks/studies/rejection.py`):
+# A conditional model of the same size needs a few dozen drawings. Three seeds, mean ± standard deviation, recorded by
+# `benchmarks/studies/rejection.py`; the seconds were measured side by side in one run, and scatter:
 
 # %%
 record = records.load("rejection")
@@ -382,7 +402,7 @@ for figure, text in (
 
 # %% [markdown]
 # With ten balanced classes that is a nuisance. With a thousand classes, or "a thin seven leaning left", or "the other half
-# of *this* image", rejection never ends. The next chapter gives intent a place in the mathematics.
+# of *this* image", rejection takes impractically long. The next chapter gives intent a place in the mathematics.
 
 # %% [markdown]
 # ## Pitfalls
@@ -391,9 +411,10 @@ for figure, text in (
 # - **Log-variance taken for standard deviation**: $\sigma = \exp(\tfrac12 \log \sigma^2)$; without the half, or without the
 #   exponential, the noise has the wrong size, and the formula for the KL no longer matches it.
 # - **The sign of the KL**: a loss of distortion *minus* rate rewards leaving the prior, and runs off to infinity.
-# - **Sampling without a gradient**: `Normal(mean, std).sample()` cuts the encoder off; `rsample()` does not.
-# - **One noise for the whole batch**: `torch.randn(D)` in place of `torch.randn_like(mean)` runs, broadcasts, and ties all
-#   images together.
+# - **Sampling without a gradient**: `Normal(mean, std).sample()` cuts the encoder off from the distortion, the rate alone
+#   still reaches it, and the code collapses; `rsample()` does not.
+# - **One noise for the whole batch**: `torch.randn(D)` in place of `torch.randn_like(mean)` runs, broadcasts, and makes the
+#   gradient far noisier.
 # - **A sigmoid too many**: `binary_cross_entropy_with_logits` wants logits.
 
 # %% [markdown]
@@ -409,7 +430,8 @@ for figure, text in (
 # ## References
 #
 # - Kingma and Welling 2013, *Auto-Encoding Variational Bayes*, arXiv:1312.6114
-# - Rezende, Mohamed and Wierstra 2014, *Stochastic Backpropagation and Approximate Inference*, arXiv:1401.4082
+# - Rezende, Mohamed and Wierstra 2014, *Stochastic Backpropagation and Approximate Inference in Deep Generative
+#   Models*, arXiv:1401.4082
 # - Higgins et al. 2017, *beta-VAE* (ICLR)
 # - Mohamed, Rosca, Figurnov and Mnih 2020, *Monte Carlo Gradient Estimation in Machine Learning*, arXiv:1906.10652
 #

@@ -23,7 +23,7 @@ import math
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from cvae_lib import plots
+from cvae_lib import plots, widgets
 
 torch.manual_seed(0)
 # Sixteen digits, so that an identity can be told from an approximation.
@@ -195,6 +195,21 @@ plots.gaussian_stills(
 # $\log p(x \mid y)$ in every still, up to the rounding of the two numbers.*
 
 # %% [markdown]
+# Now move it yourself. The panel starts with a $q$ that is shifted *and* too wide. **Predict first:** which of the two
+# mistakes costs more? Mend one, then the other, and try to get above the ceiling.
+
+# %%
+widgets.bound_panel(posterior, elbo, log_p)
+
+# %% [markdown]
+# *Figure 2.3. In a running notebook, a panel: it moves $q$ (blue) over the posterior (grey); the gap is hatched, and thin lines
+# lie one nat apart. On a still page, what each slider does while the others are exact: the ELBO touches $\log p(x \mid y)$ once,
+# where $q$ is the posterior.*
+#
+# The shift costs about 1.5 nats, the width about 0.3, and for Gaussians of one shape the two simply add up. The ceiling
+# holds whatever you do.
+
+# %% [markdown]
 # ## Training q closes the gap
 #
 # An encoder is trained by climbing the ELBO. Here are $m$ and a factor of $C$ as plain parameters, climbing (2.7).
@@ -223,7 +238,7 @@ plots.curves(
 )
 
 # %% [markdown]
-# *Figure 2.3. By (2.3), raising the ELBO over $q$ at fixed $p$ is the same as approaching the posterior; the bumps are
+# *Figure 2.4. By (2.3), raising the ELBO over $q$ at fixed $p$ is the same as approaching the posterior; the bumps are
 # Adam overshooting.* A VAE's $q$ is usually diagonal, the true posterior need not be Gaussian, and one network serves all
 # images: three reasons why a gap remains there. Its name is still $\mathrm{KL}(q \,\|\, p(z \mid x, y))$.
 
@@ -253,12 +268,14 @@ for name, q in (
 ):
     short[name] = []
     for k in counts:
-        values = log_weights(q, 2000, k).logsumexp(1) - math.log(k)  # (2000,)
+        values = log_weights(q, 1000, k).logsumexp(1) - math.log(k)  # (1000,)
         short[name].append((log_p - values.mean()).item())
     print(
         f"{name}: ELBO {elbo(q):.3f}; L_1000 {values.mean():.3f}, standard error "
-        f"{values.std() / 2000**0.5:.3f}; log p {log_p:.3f}"
+        f"{values.std() / 1000**0.5:.3f}; log p {log_p:.3f}"
     )
+
+# %%
 plots.curves(
     short,
     "How far the K-sample bound falls short of the exact log-likelihood, for K from 1 to 1000, both "
@@ -272,7 +289,7 @@ plots.curves(
 )
 
 # %% [markdown]
-# *Figure 2.4. More samples narrow the gap. A $q$ that covers the posterior needs few; one that misses part of it needs very
+# *Figure 2.5. More samples narrow the gap. A $q$ that covers the posterior needs few; one that misses part of it needs very
 # many, and a thousand are not enough here.* This is how the course estimates test likelihoods, always with $K$ stated.
 # $L_K$ is a bound on average; a single estimate may exceed it by luck.
 

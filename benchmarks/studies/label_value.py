@@ -15,8 +15,9 @@ from cvae_lib.training import fit
 
 TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 256, "learning_rate": 4e-3}
 PROTOCOL = (
-    "MNIST, dynamic binarisation; four hidden layers of 376 with skips, D = 32; 30 epochs, "
-    "batch 256, one-cycle Adam 4e-3; 10,000 test images, K = 100 (20 for each label of the marginal)"
+    "MNIST, dynamic binarisation; four hidden layers of 376 with skips, D = 32; the CVAE is told its label by FiLM in "
+    "every block; 30 epochs, batch 256, one-cycle Adam 4e-3; likelihoods of 10,000 test images, marginal and Bayes' "
+    "rule on every fifth of them, K = 100; control: 2,000 drawings"
 )
 
 
@@ -25,14 +26,15 @@ def run(seed: int, train: data.ImageSet, test: data.ImageSet) -> dict[str, Any]:
     models = []
     for classes in (0, 10):
         torch.manual_seed(seed)
-        models.append(CVAE(CVAEConfig(num_classes=classes)))
+        models.append(CVAE(CVAEConfig(num_classes=classes, how="film", where="every")))
         fit(models[-1], train, seed=seed, device="cpu", **TRAINING)
     vae, cvae = models
     ll_vae, ll_cvae = (evaluation.log_likelihood(model, test, samples=100) for model in models)
-    table = evaluation.class_log_likelihoods(cvae, test, samples=20)
+    fifth = test.subset(slice(None, None, 5))
+    table = evaluation.class_log_likelihoods(cvae, fifth, samples=100)
     marginal = table.logsumexp(1) - math.log(10)
-    own = table.gather(1, test.labels[:, None])[:, 0]
-    gain = evaluation.mean_and_error(marginal - ll_vae.per_example)
+    own = table.gather(1, fifth.labels[:, None])[:, 0]
+    gain = evaluation.mean_and_error(marginal - evaluation.log_likelihood(vae, fifth, samples=100).per_example)
     some = train.subset(slice(10_000))
     probes = [
         evaluation.linear_probe(
@@ -45,13 +47,14 @@ def run(seed: int, train: data.ImageSet, test: data.ImageSet) -> dict[str, Any]:
         "vae_nll": -ll_vae.mean,
         "cvae_nll": -ll_cvae.mean,
         "marginal_nll": -float(marginal.mean()),
+        "cvae_nll_fifth": -float(own.mean()),
         "marginal_gain": gain.mean,
         "marginal_gain_standard_error": gain.standard_error,
         "label_worth": float((own - marginal).mean()),
         "control": evaluation.control_accuracy(cvae, pretrained.load_judge(), count=2000).accuracy,
         "probe_vae": probes[0],
         "probe_cvae": probes[1],
-        "bayes_accuracy": float((table.argmax(1) == test.labels).float().mean()),
+        "bayes_accuracy": float((table.argmax(1) == fifth.labels).float().mean()),
     }
 
 

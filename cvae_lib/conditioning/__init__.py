@@ -87,7 +87,8 @@ class FiLM(Conditioning):
             ValueError: if h or c has another width, length or size than the layer or the other.
         """
         gamma, beta = along_features(self.modulate, self._rows(h, c)).chunk(2, dim=1)  # (B, F) each
-        return (1 + over_space(gamma, h)) * h + over_space(beta, h)
+        # (1 + gamma) h + beta in two passes over h instead of three.
+        return torch.addcmul(h + over_space(beta, h), over_space(gamma, h), h)
 
 
 class ConditionalBatchNorm(Conditioning):

@@ -3,6 +3,7 @@
 from cvae_lib.plots.charts import bars, confusion, curves, latent_map
 from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
 from cvae_lib.plots.images import digit_grid
+from cvae_lib.plots.live import bound_meter, bound_sweeps, titled_sheets
 from cvae_lib.plots.picture import COLOURS, MARKERS, Picture, new_figure
 from cvae_lib.plots.seeds import seed_dots
 
@@ -11,6 +12,8 @@ __all__ = [
     "MARKERS",
     "Picture",
     "bars",
+    "bound_meter",
+    "bound_sweeps",
     "confusion",
     "curves",
     "digit_grid",
@@ -19,4 +22,5 @@ __all__ = [
     "latent_map",
     "new_figure",
     "seed_dots",
+    "titled_sheets",
 ]

@@ -61,7 +61,7 @@ def graphical_models(alt: str) -> Picture:
     return Picture(figure, alt)
 
 
-def _ellipse(gaussian: MultivariateNormal, deviations: float) -> torch.Tensor:
+def ellipse(gaussian: MultivariateNormal, deviations: float) -> torch.Tensor:
     """Return 100 points at so many standard deviations from the mean of a Gaussian in the plane, shape (100, 2)."""
     angle = torch.linspace(0, 2 * math.pi, 100, dtype=gaussian.mean.dtype)
     circle = torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -75,9 +75,9 @@ def gaussian_stills(
     figure, panels = new_figure(2.3 * len(others), 2.9, columns=len(others), sharex=True, sharey=True)
     for axes, gaussian, caption in zip(panels, others, captions, strict=True):
         for deviations in (1.0, 2.0):
-            ring = _ellipse(target, deviations)
+            ring = ellipse(target, deviations)
             axes.fill(ring[:, 0], ring[:, 1], color="#888888", alpha=0.3, linewidth=0)
-            ring = _ellipse(gaussian, deviations)
+            ring = ellipse(gaussian, deviations)
             axes.plot(ring[:, 0], ring[:, 1], color=BLUE)
         axes.set(aspect="equal", xlabel="$z_1$")
         axes.set_title(caption, fontsize=10)

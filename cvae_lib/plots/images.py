@@ -10,7 +10,7 @@ from torch import Tensor
 from cvae_lib.plots.picture import Picture, new_figure
 
 
-def _mosaic(images: Float[Tensor, "n c h w"], columns: int, gap: int = 2) -> np.ndarray:
+def mosaic(images: Float[Tensor, "n c h w"], columns: int, gap: int = 2) -> np.ndarray:
     """Lay images out row by row, dark ink on white paper; an incomplete last row stays white."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
@@ -46,10 +46,10 @@ def digit_grid(
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"A grid needs images of shape (N, channels, H, W), at least one, not {tuple(images.shape)}.")
     columns = min(columns, len(images))
-    sheet = _mosaic(images, columns)
+    sheet = mosaic(images, columns)
     rows = -(-len(images) // columns)
     margin = 0.35 * bool(column_labels) + 0.3 * bool(title)
-    side = 0.12 * max((len(str(label)) for label in row_labels), default=0)
+    side = 0.14 * max((len(str(label)) for label in row_labels), default=0)
     figure, (axes,) = new_figure(size * columns + side + 0.1, size * rows + margin + 0.1)
     axes.imshow(sheet, interpolation="nearest")
     axes.grid(False)

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from cycler import cycler
@@ -77,10 +77,16 @@ class Picture:
 
 
 def new_figure(
-    width: float = 7.0, height: float = 3.2, columns: int = 1, rows: int = 1, **keywords: Any
+    width: float = 7.0,
+    height: float = 3.2,
+    columns: int = 1,
+    rows: int = 1,
+    *,
+    layout: Literal["constrained"] | None = "constrained",
+    **keywords: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure in the course's style and its axes, row by row."""
+    """Return a figure in the course's style and its axes, row by row; without a layout, place the axes yourself."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # its keys are ours
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=layout)
         axes = figure.subplots(rows, columns, squeeze=False, **keywords)
     return figure, list(axes.flat)

@@ -104,7 +104,8 @@ def fit(
         patience: stop after so many epochs without a better validation; the model ends with the best weights.
         pixels: ``stochastic`` (a new binarisation each time), ``grey`` or ``threshold``.
         precision: ``auto`` (bf16 where the hardware has it), ``float32`` or ``bf16``.
-        compile: True, or a mode of ``torch.compile``; says so if there is no compiler, and does without.
+        compile: True, or a mode of ``torch.compile``; its random numbers are others. Says so where there is no
+            compiler, or several processes, and does without.
         device: ``auto`` is CUDA, then MPS, then CPU.
         seed: fixes order, pixels and latent noise; the caller's random stream is left alone.
         checkpoint: a folder for the whole state of the run, see :func:`load_checkpoint`. Every process must see it.
@@ -158,6 +159,10 @@ def fit(
         if validation is not None:
             judged = Feed(model, *(validation if isinstance(validation, tuple) else (validation, None)))
             watch = Watch(judged, patience, pixels, precision, seed)
+        if compile and us.size > 1:
+            # The noise of the whole batch is drawn by a mode that the compiler does not see through.
+            progress.say("torch.compile is not used with several processes; training runs uncompiled.")
+            compile = False
         terms = us.wrap(compiled(objective or elbo_terms, compile, us.device, progress.say), model)
         loop = Loop(model, terms, feed, recipe, budget, us, watch, progress, interrupts)
         if keeper is not None:

@@ -51,6 +51,7 @@ def load_checkpoint(
     folder: str | Path,
     *,
     weights: Literal["final", "live", "ema", "best"] = "final",
+    model: CVAE | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[CVAE, History]:
     """Return the model of a checkpoint, ready to draw, and the history of its training.
@@ -59,6 +60,7 @@ def load_checkpoint(
         folder: where :func:`save_checkpoint` or ``fit(..., checkpoint=folder)`` wrote it.
         weights: ``live`` are those the optimiser moves, ``ema`` their moving average, ``best`` those early stopping
             keeps; ``final`` are the ones a run that ends here would leave: best, else ema, else live.
+        model: what to put the weights into, if settings alone do not make it: a model with parts of your own.
         device: where the model shall be.
 
     Raises:
@@ -70,7 +72,8 @@ def load_checkpoint(
     if weights != "final" and weights not in held:
         raise CheckpointError(f"The checkpoint in {folder} holds no {weights!r} weights, only {' and '.join(held)}.")
     chosen = next(name for name in ("best", "ema", "live") if name in held) if weights == "final" else weights
-    model = CVAE(CVAEConfig.from_dict(facts["architecture"]))
+    if model is None:
+        model = CVAE(CVAEConfig.from_dict(facts["architecture"]))
     state = stripped(kinds[chosen], tensors)
     model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
     load_weights(model, state, folder)
@@ -192,7 +195,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint in {folder}: it has no {CARD}.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
-    except (ValueError, AttributeError, KeyError):
+    except (ValueError, AttributeError, KeyError, TypeError):
         raise CheckpointError(f"{path} is cut short, or no checkpoint at all; go back to a copy of {folder}.") from None
     if _checksum(card) != checksum:
         raise CheckpointError(

@@ -1,6 +1,7 @@
 """Several processes under ``torchrun``: who takes which rows of a batch, and how they agree."""
 
 import contextlib
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ class Team:
             return lambda x, y: terms(model, x, y)
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Parameters that a model does not use in its loss are allowed, as they are with one process.
-        return nn.parallel.DistributedDataParallel(_Terms(terms, model), device_ids=ids, find_unused_parameters=True)
+        return nn.parallel.DistributedDataParallel(_Terms(terms, model), device_ids=ids, static_graph=True)
 
 
 class _Terms(nn.Module):
@@ -103,6 +104,9 @@ class _Terms(nn.Module):
 
     def forward(self, x: Tensor, y: Any) -> Any:
         return self.terms(self.model, x, y)
+
+
+_GROUPS = itertools.count()
 
 
 @contextlib.contextmanager
@@ -126,7 +130,11 @@ def team(device: str | torch.device) -> Iterator[Team]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if not ready:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # The keys of a group that is gone stay in torchrun's store, so every group gets a prefix of its own.
+        store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        store = dist.PrefixStore(f"cvae_lib/{next(_GROUPS)}", store)  # type: ignore[attr-defined]
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield Team(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
@@ -149,10 +157,10 @@ class GlobalDraws(TorchFunctionMode):
     process would have seen. The price is that each draws all of it: for a batch of B images of P pixels with D
     latents, B (P + D) numbers instead of its share, small beside the matrix products.
 
-    The batch axis of a draw is its first axis of n entries, n being this process's rows, else the leading axis if
-    that is a multiple of n (several samples for each image, flattened). A draw without such an axis is made as it
-    is. Noise that a composite function draws inside (dropout in attention) is not seen here: the gradient stays
-    unbiased, but the numbers are not those of one process.
+    The batch axis of a draw is its first axis of n entries, n being this process's rows (the second of three, if
+    that has as many), else the leading axis if that is a multiple of n (several samples for each image, flattened).
+    A draw without such an axis is made as it is. Noise that a composite function draws inside (dropout in attention)
+    is not seen here: the gradient stays unbiased, but the numbers are not those of one process.
     """
 
     def __init__(self, share: Share) -> None:
@@ -183,7 +191,9 @@ class GlobalDraws(TorchFunctionMode):
     def _seen(self, shape: torch.Size) -> tuple[tuple[int, ...], int] | None:
         """Return the shape in which the batch is an axis of its own, and that axis; None if there is none."""
         if self.count in shape:
-            return tuple(shape), list(shape).index(self.count)
+            axis = list(shape).index(self.count)
+            # (K, B, D) with K = B: in this library three axes are samples, images, latents.
+            return tuple(shape), 1 if len(shape) == 3 and shape[1] == self.count else axis
         if shape and self.count > 1 and shape[0] % self.count == 0:
             return (shape[0] // self.count, self.count, *shape[1:]), 1
         return None

@@ -46,6 +46,11 @@ class Recipe:
     precision: Precision
 
 
+def asks(device: torch.device) -> bool:
+    """Say whether the loss is looked at in every step, or only once in an epoch because looking is dear."""
+    return device.type != "cuda"
+
+
 class Loop:
     """A run: the model, its optimiser, and where they are.
 
@@ -83,15 +88,19 @@ class Loop:
             fused=device.type in ("cpu", "cuda"),
         )
         self.average = copy.deepcopy(model).eval() if recipe.ema is not None else None
+        # Looked up once: walking through the modules at every step takes as long as averaging them.
+        self.live, self.averaged = floats(model), [] if self.average is None else floats(self.average)
         self.autocast = autocast(device, recipe.precision)
         # Sums stay on the device: asking for a number at every step would make a GPU wait for it. For the same
         # reason a bad loss there only switches off its own step and all later ones, and is read at the epoch's end.
-        self.asks = device.type != "cuda"
+        self.asks = asks(device)
         self.sums = torch.zeros(3, device=device, dtype=epochs.dtype)
-        self.bad = torch.zeros((), device=device)
+        self.bad = torch.zeros((), device=device, dtype=torch.float32)
         self.good_steps = torch.zeros((), device=device)
         if not self.asks:
             self.optimiser.found_inf = self.bad  # type: ignore[attr-defined]  # as GradScaler does
+        castable = torch.amp.is_autocast_available(device.type)
+        self.modes = torch.is_grad_enabled(), torch.is_autocast_enabled(device.type) if castable else None
         self.history = History()
         self.step = self.position = self.seen = 0
         self.is_between_steps = True
@@ -115,8 +124,8 @@ class Loop:
         self._look_at_the_clock()
         while not self._is_over():
             self._remember()
+            self.is_between_steps = False  # fetching a batch draws from the generator already
             for x, y, share, batch in self.epochs.epoch(self.position):
-                self.is_between_steps = False
                 self._train(x, y, share, batch)
                 self.step += 1
                 self.position += 1
@@ -129,6 +138,7 @@ class Loop:
                 self._look_at_the_clock()
                 if self.place >= self.total:
                     break
+                self.is_between_steps = False
             if self.position == len(self.epochs):
                 self._close()
             after_epoch(self._is_over())
@@ -159,7 +169,8 @@ class Loop:
         loss = terms.loss(beta)
         if self.asks:
             self._ask(loss, x, batch)
-        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None  # what zero_grad does, without what it does around it
         (loss * share.weight if several else loss).backward()
         norm = None
         if recipe.clip is not None:
@@ -171,7 +182,7 @@ class Loop:
         self.optimiser.step()
         if self.average is not None and recipe.ema is not None:
             decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
-            get_ema_multi_avg_fn(decay)(floats(self.average), floats(self.model), self.step)
+            get_ema_multi_avg_fn(decay)(self.averaged, self.live, self.step)
         with torch.no_grad():
             rows = len(x) if share.weight else 0
             self.sums += torch.stack([loss, -terms.log_likelihood.mean(), terms.rate.mean()]) * rows
@@ -207,7 +218,7 @@ class Loop:
         raise error
 
     def _kept(self) -> list[Tensor]:
-        return floats(self.model) + ([] if self.average is None else floats(self.average))
+        return self.live + self.averaged
 
     def _remember(self) -> None:
         """Keep a copy of the weights: a finite loss can still have a gradient that is not."""
@@ -228,13 +239,13 @@ class Loop:
         history = self.history
         judged = self.average or self.model
         validation = None if self.watch is None else self.watch.look(judged, len(history) + 1, self.team)
+        if validation is not None:
+            history.validation.append(validation)  # first, so that trim() can tell whether there should be one
         for values, mean in zip((history.loss, history.distortion, history.rate), means, strict=True):
             values.append(mean)
         history.steps.append(self.step)
         history.seconds.append(self.budget.elapsed())
-        if self.watch is not None and validation is not None:
-            history.validation.append(validation)
-            history.best_epoch = self.watch.best_epoch
+        history.best_epoch = None if self.watch is None else self.watch.best_epoch
         self.position = self.seen = 0
         self.sums.zero_()
         self.good_steps.zero_()
@@ -244,10 +255,14 @@ class Loop:
 
     def finish(self) -> None:
         """Leave the model with the weights that were asked for: the best, else the average, else those it has."""
+        # An interrupt can fall into the very exit of a with-block, and would leave its mode on for the caller.
+        torch.set_grad_enabled(self.modes[0])
+        if self.modes[1] is not None:
+            torch.set_autocast_enabled(self.model.device.type, self.modes[1])
         self.optimiser.zero_grad(set_to_none=True)
         if self.watch is not None and self.watch.best:
             self.model.load_state_dict(self.watch.best)
         elif self.average is not None:
-            for live, averaged in zip(floats(self.model), floats(self.average), strict=True):
+            for live, averaged in zip(self.live, self.averaged, strict=True):
                 live.copy_(averaged)
         self.model.eval()

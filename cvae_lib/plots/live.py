@@ -1,0 +1,103 @@
+"""Pictures quick enough to follow a slider: no layout engine and hardly any ticks, which take most of the time."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from cvae_lib.plots.diagrams import ellipse
+from cvae_lib.plots.images import mosaic
+from cvae_lib.plots.picture import BLUE, COLOURS, ORANGE, Picture, new_figure
+
+
+def _placed(width: float, height: float, places: Sequence[tuple[float, float, float, float]]) -> tuple[Any, list[Axes]]:
+    """Return a figure and axes without ticks at the given places (left, bottom, width, height), in inches."""
+    figure, panels = new_figure(width, height, columns=len(places), layout=None)
+    for axes, (left, bottom, across, up) in zip(panels, places, strict=True):
+        axes.set_position((left / width, bottom / height, across / width, up / height))
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return figure, panels
+
+
+def titled_sheets(sheets: Sequence[Float[Tensor, "_ c h w"]], titles: Sequence[str], alt: str) -> Picture:
+    """Show grids of images side by side, each in at most five columns and all of one height, with a title above each.
+
+    A sheet of one image is therefore drawn large.
+    """
+    drawn = [mosaic(sheet, min(5, len(sheet))) for sheet in sheets]
+    height, gap, top = 1.6, 0.3, 0.3
+    widths = [height * sheet.shape[1] / sheet.shape[0] for sheet in drawn]
+    places, left = [], 0.1
+    for width in widths:
+        places.append((left, 0.05, width, height))
+        left += width + gap
+    figure, panels = _placed(left - gap + 0.1, height + top + 0.05, places)
+    for axes, sheet, title in zip(panels, drawn, titles, strict=True):
+        axes.imshow(sheet, interpolation="nearest", aspect="auto")
+        axes.set_title(title, fontsize=10, pad=5)
+        axes.axis("off")
+    return Picture(figure, alt)
+
+
+def bound_meter(
+    target: MultivariateNormal,
+    q: MultivariateNormal,
+    nats: Mapping[str, float],
+    bottom: float,
+    window: tuple[float, float, float, float],
+    alt: str,
+) -> Picture:
+    """Show a Gaussian q beside its target in the plane, and a column of nats: the ELBO, the gap above it, the ceiling.
+
+    Args:
+        target, q: as ellipses at one and two standard deviations; the target filled grey, q in blue.
+        nats: ``elbo``, ``gap`` and ``log_p``.
+        bottom: nats at the foot of the column.
+        window: (left, right, low, high), the part of the plane that is shown.
+    """
+    figure, (plane, column) = _placed(6.2, 2.9, [(0.35, 0.4, 2.4, 2.4), (3.2, 0.25, 2.9, 2.5)])
+    for deviations in (1.0, 2.0):
+        plane.fill(*ellipse(target, deviations).T, color="#888888", alpha=0.3, linewidth=0)
+        plane.plot(*ellipse(q, deviations).T, color=BLUE)
+    plane.plot(*target.mean, marker="+", color="black", markersize=9)
+    plane.plot(*q.mean, marker="o", color=BLUE, markersize=4)
+    left, right, low, high = window
+    plane.set(xlim=(left, right), ylim=(low, high), xlabel="z\u2081", ylabel="z\u2082")
+
+    elbo, ceiling = max(nats["elbo"], bottom), nats["log_p"]
+    column.axis("off")
+    column.hlines([ceiling - below for below in range(1, int(ceiling - bottom) + 1)], 0, 1, colors="#cccccc", lw=0.8)
+    column.fill_between([0.05, 0.95], elbo, ceiling, facecolor=ORANGE, hatch="///", edgecolor="white", linewidth=0)
+    column.plot([-0.05, 1.05], [ceiling, ceiling], color="black", linewidth=2.5)
+    column.plot([-0.05, 1.05], [elbo, elbo], color=BLUE, linewidth=4)
+    column.set(xlim=(-0.1, 4), ylim=(bottom, ceiling + 0.06 * (ceiling - bottom)))
+    rows = (("black", "log p(x|y)", ceiling), ("#8a5a00", "gap", nats["gap"]), (BLUE, "ELBO", nats["elbo"]))
+    for row, (colour, name, value) in enumerate(rows):
+        place: dict[str, Any] = {"transform": column.transAxes, "color": colour, "va": "center", "fontsize": 12}
+        column.text(0.36, 0.9 - 0.2 * row, name, **place)
+        column.text(1.0, 0.9 - 0.2 * row, f"{value:.2f}", ha="right", **place)
+    return Picture(figure, alt)
+
+
+def bound_sweeps(
+    panels: Sequence[tuple[str, Sequence[float], Mapping[str, Sequence[float]]]], log_p: float, alt: str
+) -> Picture:
+    """Show the ELBO as one thing about q is moved and the rest stays exact, under the ceiling log p(x|y).
+
+    Args:
+        panels: for each, what is moved, its values, and name -> ELBO at each of them.
+    """
+    figure, drawn = new_figure(7.0, 2.8, columns=len(panels), sharey=True)
+    for axes, (label, values, lines) in zip(drawn, panels, strict=True):
+        axes.axhline(log_p, color="black", linestyle="--", label="log p(x|y)")
+        for (name, elbo), colour, style in zip(lines.items(), COLOURS, ("-", "-.", ":"), strict=False):
+            axes.plot(np.asarray(values), np.asarray(elbo), color=colour, linestyle=style, label=name)
+        axes.set(xlabel=label)
+        axes.legend(fontsize=9, loc="lower center", frameon=False)
+    drawn[0].set_ylabel("nats")
+    return Picture(figure, alt)

@@ -1,0 +1,29 @@
+"""Panels: pictures that follow sliders in a live notebook, and stand still with alt text everywhere else.
+
+Behind each panel is a plain function of plain values that returns a :class:`cvae_lib.plots.Picture`.
+"""
+
+from cvae_lib.widgets.blending import blend_digits, blend_panel, blend_sheet, blended
+from cvae_lib.widgets.bound import bound_panel, bound_sheet, draw_bound
+from cvae_lib.widgets.drawing import draw_digit, draw_panel, style_sheet
+from cvae_lib.widgets.panel import Choice, Count, Panel, Slider
+from cvae_lib.widgets.styles import style_directions, with_style
+
+__all__ = [
+    "Choice",
+    "Count",
+    "Panel",
+    "Slider",
+    "blend_digits",
+    "blend_panel",
+    "blend_sheet",
+    "blended",
+    "bound_panel",
+    "bound_sheet",
+    "draw_bound",
+    "draw_digit",
+    "draw_panel",
+    "style_directions",
+    "style_sheet",
+    "with_style",
+]

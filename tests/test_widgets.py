@@ -1,0 +1,335 @@
+"""Panels: every control over its whole range, errors shown, and a still where nothing moves."""
+
+import base64
+import itertools
+import re
+import subprocess
+import sys
+from typing import Any
+
+import nbformat.v4
+import pytest
+import running
+import torch
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from cvae_lib import plots, pretrained, strokes, widgets
+from cvae_lib.laboratory import LinearGaussian
+from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.widgets import Choice, Count, Panel, Slider
+from cvae_lib.widgets.panel import NO_WIDGETS, WIDGET
+
+
+@pytest.fixture(scope="module")
+def model() -> CVAE:
+    return pretrained.load_cvae()
+
+
+@pytest.fixture
+def plane() -> tuple[LinearGaussian, torch.Tensor, torch.Tensor]:
+    """A linear-Gaussian laboratory with two latents, one x and one y."""
+    laboratory = LinearGaussian(x_dim=4, z_dim=2, y_dim=3).requires_grad_(False)
+    y = torch.randn(1, 3, dtype=torch.float64)
+    return laboratory, laboratory.sample(y)[0], y
+
+
+def bound(plane: Any) -> Panel:
+    laboratory, x, y = plane
+    exact = laboratory.exact_posterior(x, y)
+    posterior = MultivariateNormal(exact.mean[0], exact.covariance_matrix[0])
+    return widgets.bound_panel(
+        posterior, lambda q: laboratory.elbo(x, y, q.expand((1,)))[0], laboratory.log_evidence(x, y)[0]
+    )
+
+
+def positions(control: Any, dense: bool) -> list[Any]:
+    """Return where a control can be: everywhere if dense, else at its ends and its start."""
+    if isinstance(control, Choice):
+        return list(control.options) if dense else [control.options[0], control.options[-1]]
+    if isinstance(control, Count):
+        return [0, 1, 10**6] if dense else [0, 1]
+    steps = round((control.high - control.low) / control.step)
+    return [control.low + i * control.step for i in range(steps + 1)] if dense else [control.low, control.high]
+
+
+def drive(panel: Panel) -> list[plots.Picture]:
+    """Draw with each control alone over its whole range, and with all of them at their ends at once."""
+    asked = [
+        panel.start() | {name: value} for name, control in panel.controls.items() for value in positions(control, True)
+    ]
+    ends = [positions(control, False) for control in panel.controls.values()]
+    asked += [dict(zip(panel.controls, values, strict=True)) for values in itertools.product(*ends)]
+    pictures = [panel.draw(**values) for values in asked]
+    assert (
+        len({picture.alt for picture in pictures}) > sum(len(positions(c, True)) for c in panel.controls.values()) / 2
+    )
+    return pictures
+
+
+def nats(picture: plots.Picture) -> dict[str, float]:
+    """Read log p, gap and ELBO off a picture of the bound."""
+    words = [text.get_text() for text in picture.figure.axes[1].texts]
+    return {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+# --- each panel over the whole range ------------------------------------------------------------------------
+
+
+def test_the_drawing_panel_draws_wherever_its_controls_are(model):
+    panel = widgets.draw_panel(model)
+    for picture in drive(panel):
+        large, small = (axes.images[0].get_array() for axes in picture.figure.axes)
+        assert large.shape == (28, 28, 3) and small.shape == (58, 148, 3)
+        assert large.min() < 0.3 and large.max() == pytest.approx(1, abs=0.05)  # ink on paper
+
+
+def test_the_blending_panel_draws_wherever_its_controls_are(model):
+    for picture in drive(widgets.blend_panel(model)):
+        sheets = [axes.images[0].get_array() for axes in picture.figure.axes]
+        assert [sheet.shape for sheet in sheets] == [(28, 28, 3)] * 3
+        assert all(sheet.min() < 0.5 for sheet in sheets)
+
+
+def test_the_bound_panel_never_shows_a_bound_above_the_ceiling(plane):
+    panel = bound(plane)
+    for picture in drive(panel):
+        shown = nats(picture)
+        assert shown["ELBO"] <= shown["log p(x|y)"]
+        assert shown["ELBO"] + shown["gap"] == pytest.approx(shown["log p(x|y)"], abs=0.0151)  # three roundings
+        bottom, top = picture.figure.axes[1].get_ylim()
+        assert bottom < shown["ELBO"] + 0.005 and shown["log p(x|y)"] < top  # the column has room for it
+        window = picture.figure.axes[0]
+        for line in window.lines:
+            x, y = line.get_data()
+            assert window.get_xlim()[0] <= min(x) and max(x) <= window.get_xlim()[1]
+            assert window.get_ylim()[0] <= min(y) and max(y) <= window.get_ylim()[1]
+    exact = nats(panel.draw(shift_1=0.0, shift_2=0.0, scale=1.0))
+    assert exact["gap"] == 0 and exact["ELBO"] == exact["log p(x|y)"]
+
+
+def test_the_still_of_the_bound_touches_the_ceiling_at_the_posterior_alone(plane):
+    panel = bound(plane)
+    for axes, touching in zip(panel.still.figure.axes, (0.0, 1.0), strict=True):
+        ceiling, *curves = axes.lines
+        for curve in curves:
+            x, elbo = curve.get_data()
+            assert x[elbo.argmax()] == pytest.approx(touching, abs=1e-6)
+            assert elbo.max() == pytest.approx(ceiling.get_ydata()[0], abs=1e-9)
+
+
+# --- what is behind them ------------------------------------------------------------------------------------
+
+
+class Ramp(CVAE):
+    """A model whose picture is linear in z, so that its Jacobian is known."""
+
+    def likelihood(self, z: torch.Tensor, y: Any = None) -> Independent:
+        mean = (z @ self.ramp).unflatten(-1, (1, 2, 3))
+        return Independent(Normal(mean, 1.0), 3)
+
+
+def test_styles_are_the_singular_vectors_of_a_linear_decoder():
+    model = Ramp(CVAEConfig(num_classes=2, latent_dim=4, hidden=(5,), image_shape=(1, 2, 3)))
+    model.ramp = torch.randn(4, 6)
+    left, _, _ = torch.linalg.svd(model.ramp)
+    found = widgets.style_directions(model, 3)
+    torch.testing.assert_close((found @ left[:, :3]).abs(), torch.eye(3), atol=1e-4, rtol=0)
+    assert ((found @ model.ramp).sum(1) > 0).all()  # towards more ink
+    assert len(widgets.style_directions(model, 9)) == 4
+
+
+def test_the_first_style_changes_the_picture_more_than_chance_does(model):
+    found = widgets.style_directions(model)
+    torch.testing.assert_close(found @ found.T, torch.eye(3), atol=1e-4, rtol=0)
+    y, z = torch.arange(10).repeat(20), torch.randn(200, 32)
+
+    def change(direction: torch.Tensor) -> float:
+        with torch.no_grad():
+            moved, still = (model.likelihood(place, y).mean for place in (z + direction, z))
+        return float((moved - still).square().sum((1, 2, 3)).mean())
+
+    chance = max(change(torch.nn.functional.normalize(torch.randn(32), dim=0)) for _ in range(20))
+    first, second, third = (change(direction) for direction in found)
+    assert first > second > third and first > 1.5 * chance
+
+
+def test_style_1_of_the_bundled_model_leans_every_digit_the_same_way(model):
+    first = widgets.style_directions(model)[:1]
+    z, y = torch.randn(20, 1, 32), torch.arange(10)
+    slants = []
+    for style in (-2.0, 2.0):
+        moved = widgets.with_style(z.flatten(0, 1), torch.zeros(20, 32), first, torch.full((20, 1), style))
+        with torch.no_grad():
+            images = model.likelihood(moved[:, None].expand(-1, 10, -1), y).mean  # (20, 10, 1, 28, 28)
+        slants.append(strokes.measure(images.flatten(0, 1)).slant.unflatten(0, (20, 10)).mean(0))
+    assert (slants[0] > 0.1).all() and (slants[1] < -0.05).all()
+
+
+def test_a_style_sets_its_own_coordinates_and_nothing_else():
+    directions = torch.linalg.qr(torch.randn(6, 2).double()).Q.T
+    z, centre, style = torch.randn(1, 6).double(), torch.randn(1, 6).double(), torch.randn(5, 2).double()
+    moved = widgets.with_style(z, centre, directions, style)
+    torch.testing.assert_close((moved - centre) @ directions.T, style)
+    beside = torch.eye(6).double() - directions.T @ directions
+    torch.testing.assert_close(moved @ beside, (z @ beside).expand(5, -1))
+
+
+@pytest.mark.parametrize("condition", ["label", "embedding"])
+@pytest.mark.parametrize("prior", ["standard", "gaussian", "mixture"])
+def test_a_blend_starts_and_ends_with_what_the_model_draws(condition, prior):
+    model = CVAE(CVAEConfig(num_classes=4, latent_dim=3, hidden=(9,), condition=condition, prior=prior)).eval()
+    ends = torch.tensor([0.0, 1.0])
+    heard: list[torch.Tensor] = []
+    model.decoder.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+    images = widgets.blended(model, (1, 3), ends, ends, seed=5)
+    with torch.no_grad():
+        expected = model.likelihood(heard[0], torch.tensor([1, 3])).mean
+    torch.testing.assert_close(images, expected)
+    torch.testing.assert_close(heard[0], widgets.styles.drawn_latents(model, torch.tensor([1, 3]), 5).detach())
+
+
+def test_halfway_the_decoder_reads_half_of_each_label_and_a_latent_as_far_out_as_any(model):
+    heard: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hook = model.decoder.register_forward_pre_hook(lambda _, inputs: heard.append(inputs))
+    half = torch.tensor([0.5])
+    for seed in range(200):
+        widgets.blended(model, (5, 6), half, half, seed)
+    hook.remove()
+    expected = torch.zeros(1, 10)
+    expected[0, [5, 6]] = 0.5
+    assert all(torch.equal(c, expected) for _, c in heard)
+    # 200 * 32 squares of standard normals: their mean has a standard deviation of 0.018. A straight line gives 0.5.
+    assert torch.cat([z for z, _ in heard]).square().mean().item() == pytest.approx(1, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_classes": 0}, {"condition": "attributes", "attributes": ("slant",)}, {"condition_in": "encoder"}]
+)
+@pytest.mark.parametrize("panel", [widgets.draw_panel, widgets.blend_panel])
+def test_a_model_that_takes_no_order_is_refused(settings, panel):
+    with pytest.raises(ValueError, match="decoder is told something else"):
+        panel(CVAE(CVAEConfig(**settings)))
+
+
+def test_values_that_mean_nothing_are_refused_in_a_sentence(model, plane):
+    directions = widgets.style_directions(model)
+    with pytest.raises(ValueError, match="0 to 9, and 12 is not"):
+        widgets.draw_digit(model, directions, 12, [0, 0, 0])
+    with pytest.raises(ValueError, match="3 numbers"):
+        widgets.draw_digit(model, directions, 1, [0.0])
+    with pytest.raises(ValueError, match="not 3 and 10"):
+        widgets.blend_digits(model, 3, 10, 0.5, 0.5)
+    with pytest.raises(ValueError, match="above 0, not 0"):
+        bound(plane).draw(shift_1=0.0, shift_2=0.0, scale=0.0)
+    with pytest.raises(ValueError, match="2 entries"):
+        widgets.bound_panel(MultivariateNormal(torch.zeros(3), torch.eye(3)), lambda q: q.mean.sum(), 0.0)
+
+
+# --- the panel itself ---------------------------------------------------------------------------------------
+
+
+def picture(words: str) -> plots.Picture:
+    return plots.Picture(plots.new_figure(1, 1)[0], words)
+
+
+def shouting(at: float, step: int) -> plots.Picture:
+    if at > 0.6:
+        raise ValueError("Too far <out>: come back.\nDetails nobody asked for.")
+    return picture(f"The picture at {at:.1f} after {step} presses.")
+
+
+@pytest.fixture
+def panel() -> Panel:
+    controls = {"at": Slider("how far", 0.0, 1.0, 0.1, 0.5), "step": Count("again")}
+    return Panel(shouting, controls, picture("A still that says what moving would show."))
+
+
+def alt(panel: Panel) -> str:
+    found = re.search(r'<img alt="([^"]*)" src="data:image/png;base64,[^"]+"', panel._picture.value)
+    assert found
+    return found[1]
+
+
+def test_the_picture_follows_a_slider_and_a_button(panel):
+    panel.live()
+    assert alt(panel) == "The picture at 0.5 after 0 presses."
+    panel._inputs["at"].value = 0.2
+    assert alt(panel) == "The picture at 0.2 after 0 presses."
+    panel._inputs["step"].click()
+    panel._inputs["step"].click()
+    assert alt(panel) == "The picture at 0.2 after 2 presses."
+
+
+def test_an_error_is_a_sentence_in_the_panel_until_the_next_picture(panel):
+    panel.live()
+    panel._inputs["at"].value = 0.9
+    assert 'role="alert"' in panel._message.value
+    assert "Too far &lt;out&gt;: come back.</p>" in panel._message.value  # one line, and no markup of its own
+    assert isinstance(panel.error, ValueError)
+    assert alt(panel) == "The picture at 0.5 after 0 presses."
+    panel._inputs["at"].value = 0.1
+    assert panel._message.value == "" and panel.error is None
+    assert alt(panel) == "The picture at 0.1 after 0 presses."
+
+
+def test_alt_text_cannot_break_out_of_its_place(panel):
+    panel.draw = lambda at, step: picture('A "quoted" <b> & more.')
+    panel.live()
+    panel.refresh()
+    assert alt(panel) == "A &quot;quoted&quot; &lt;b&gt; &amp; more."
+
+
+def test_the_bundle_moves_where_it_can_and_the_build_keeps_the_still(panel):
+    data, metadata = panel._repr_mimebundle_()
+    assert data[WIDGET]["model_id"] == panel.live().model_id
+    assert panel._repr_mimebundle_()[0][WIDGET] == data[WIDGET]  # shown twice, it is one panel
+    data["image/png"] = base64.b64encode(data["image/png"]).decode()  # as a kernel sends it
+    cell = nbformat.v4.new_code_cell("panel", execution_count=1)
+    cell.outputs = [nbformat.v4.new_output("execute_result", data, metadata=metadata, execution_count=1)]
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    running._clean(notebook)
+    assert running.problems(notebook) == []
+    (output,) = cell.outputs
+    assert set(output.data) == {"image/png", "text/plain"}
+    assert output.metadata["image/png"]["alt"] == "A still that says what moving would show."
+    assert output.data["text/plain"] == f"[figure] {panel.still.alt}" == repr(panel)
+
+
+def test_without_ipywidgets_the_still_is_shown_and_the_way_out_named(panel, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    data, metadata = panel._repr_mimebundle_()
+    assert set(data) == {"image/png", "text/plain"} and metadata["image/png"]["alt"] == panel.still.alt
+    assert capsys.readouterr().out.strip() == NO_WIDGETS
+
+
+@pytest.mark.parametrize(
+    "make", [lambda m, p: widgets.draw_panel(m), lambda m, p: widgets.blend_panel(m), lambda m, p: bound(p)]
+)
+def test_every_control_says_what_it_is_and_every_still_what_moving_shows(make, model, plane):
+    panel = make(model, plane)
+    panel.live()
+    for name, control in panel.controls.items():
+        assert panel._inputs[name].description == control.label != ""
+        assert panel._inputs[name].value == control.start
+    assert "slider" in panel.still.alt and "panel" in panel.still.alt
+
+
+def test_controls_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="label"):
+        Count(" ")
+    with pytest.raises(ValueError, match="low <= start <= high"):
+        Slider("x", 0, 1, 0.1, 2)
+    with pytest.raises(ValueError, match="step above 0"):
+        Slider("x", 0, 1, 0, 0.5)
+    with pytest.raises(ValueError, match="not among its options"):
+        Choice("x", [1, 2], 3)
+
+
+def test_what_the_controls_start_with_must_be_drawn():
+    with pytest.raises(ValueError, match="Too far"):
+        Panel(shouting, {"at": Slider("how far", 0, 1, 0.1, 1.0), "step": Count("again")}, picture("A still."))
+
+
+def test_importing_the_panels_does_not_import_ipywidgets(root):
+    script = "import sys, cvae_lib.widgets; print('ipywidgets' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", script], cwd=root, text=True).strip() == "False"
