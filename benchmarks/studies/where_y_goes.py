@@ -29,6 +29,7 @@ from cvae_lib.training import fit
 
 SEEDS = (0, 1, 2)
 SHORT, LONG = 4, 12  # epochs
+LOUDNESS = 8
 WAYS = ("concatenation", "addition", "film", "batchnorm", "attention")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BASE: dict[str, Any] = {"latent_dim": 20, "hidden": (192, 192), "how": "concatenation", "where": "every"}
@@ -37,8 +38,9 @@ PROTOCOL = (
     "unless said otherwise; width 192, or for other ways the one that brings the parameters closest to those of "
     f"concatenation; {SHORT} epochs ({LONG} where it says long), batch 256, one-cycle Adam 4e-3; 3,000 test images, "
     "K = 50 (20 for shuffled y); control over 2,000 drawings; gap: log-likelihood above concatenation's on the same "
-    "images; time: median over interleaved rounds of a training step against concatenation's. Pairs: two digits "
-    "side by side, 60,000 of them, tokens told by word and position; exact: both digits read as asked, 1,000 drawings"
+    "images; time: median over interleaved rounds of a training step against concatenation's. Loud: concatenation "
+    f"whose weights for y start {LOUDNESS} times as large. Pairs: two digits side by side, 60,000 of them, tokens told "
+    "by word and position; exact: both digits read as asked, 1,000 drawings"
 )
 
 
@@ -61,6 +63,7 @@ class Trial:
     pairs: bool = False
     matched: bool = False  # whether the width follows from the parameters of the baseline
     side_by_side: bool = False
+    loudness: int = 1  # how many times larger than usual concatenation's weights for y start
 
     def model(self) -> CVAE:
         """Return the untrained model, its width adjusted if it has to match."""
@@ -75,10 +78,16 @@ class Trial:
 
     def _made(self, width: int) -> CVAE:
         settings = {**BASE, **self._words(), **self.settings, "hidden": (width, width)}
-        return CVAE(CVAEConfig(**settings), SideBySide() if self.side_by_side else None)
+        model = CVAE(CVAEConfig(**settings), SideBySide() if self.side_by_side else None)
+        if self.loudness != 1:
+            nets: Any = (model.encoder.net, model.decoder.net)
+            for layer in (*nets[0].layers, *nets[1].layers):
+                layer.weight.data[:, -10:] *= self.loudness
+        return model
 
 
 CONTEST = {way: Trial({"how": way}, matched=True) for way in WAYS}
+LOUD = {"loud": Trial({}, matched=True, loudness=LOUDNESS)}
 PLACES = {
     "attention_wide": Trial({"how": "attention"}),
     "first": Trial({"where": "first"}),
@@ -95,8 +104,8 @@ PAIRS = {
     **{f"pair_{way}": Trial({"how": way}, pairs=True, matched=True) for way in ("concatenation", "film", "attention")},
     "pair_side_by_side": Trial({}, pairs=True, matched=True, side_by_side=True),
 }
-LONGER = {f"{name}_long": dataclasses.replace(trial, epochs=LONG) for name, trial in CONTEST.items()}
-TRIALS = {**CONTEST, **PLACES, **PAIRS, **LONGER}
+LONGER = {f"{name}_long": dataclasses.replace(trial, epochs=LONG) for name, trial in {**CONTEST, **LOUD}.items()}
+TRIALS = {**CONTEST, **LOUD, **PLACES, **PAIRS, **LONGER}
 
 
 def two_digits(digits: data.ImageSet, seed: int) -> tuple[data.ImageSet, Tensor]:
