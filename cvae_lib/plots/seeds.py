@@ -10,14 +10,12 @@ def seed_dots(
     alt: str,
     *,
     live: Mapping[str, Mapping[str, float]] | None = None,
-    marks: Mapping[str, float] | None = None,
 ) -> Picture:
     """Show a panel for each measure, in it a row for each model, and in the row a dot for each seed.
 
     Args:
         panels: measure -> model -> its figures over the seeds; every panel names the same models.
         live: measure -> model -> the figure of the run at hand, drawn as a diamond.
-        marks: measure -> a value worth a line, such as chance.
 
     Raises:
         ValueError: if there is no panel, or two of them name different models.
@@ -34,8 +32,6 @@ def seed_dots(
                 panel.plot(
                     [live[measure][name]], [row], "D", markeredgecolor=BLACK, markerfacecolor=ORANGE, markersize=6
                 )
-        if marks and measure in marks:
-            panel.axvline(marks[measure], color=BLACK, linestyle=(0, (4, 3)), linewidth=1)
         panel.set(xlabel=measure, ylim=(len(names) - 0.5, -0.5))
     axes[0].set_yticks(range(len(names)), names)
     return Picture(figure, alt)
