@@ -1,9 +1,14 @@
 """What the chapters build by hand agrees with the library."""
 
+import importlib.util
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from lifting import ROOT, lift
 
+from cvae_lib import data
 from cvae_lib.conditioning import conditioning
 from cvae_lib.conditions import Tokens
 from cvae_lib.model import CVAE, CVAEConfig
@@ -86,3 +91,23 @@ def test_chapter_04s_two_zero_layers_never_learn_and_one_does():
             (layer(h, c) - wanted).square().mean().backward()
             optimiser.step()
         assert bool((layer.outer.weight != 0).any()) == learns
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    """Return the script behind chapter 04's record as a module."""
+    spec = importlib.util.spec_from_file_location("where_y_goes", ROOT / "benchmarks" / "studies" / "where_y_goes.py")
+    assert spec and spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # its dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_chapter_04s_pairs_are_those_of_its_study(study):
+    mine = lift("04_where_does_y_go", "WORDS", "two_digits", "SideBySide")
+    digits = data.strokes("test").subset(slice(50))
+    (pairs, words), (theirs, their_words) = mine["two_digits"](digits, seed=3), study.two_digits(digits, 3)
+    assert torch.equal(pairs.pixels(), theirs.pixels()) and torch.equal(words, their_words)
+    assert torch.equal(pairs.labels, 10 * (words[:, 0] - 1) + words[:, 1] - 1)
+    assert mine["WORDS"] == study.WORDS
+    assert torch.equal(mine["SideBySide"]()(words), study.SideBySide()(words))

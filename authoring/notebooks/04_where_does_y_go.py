@@ -148,7 +148,7 @@ class NormaliseAndModulate(nn.Module):
         if self.training:
             mean, variance = h.mean(0), h.var(0, unbiased=False)  # over whoever is in this batch
             with torch.no_grad():
-                self.mean.lerp_(mean, 0.1)
+                self.mean.lerp_(mean, 0.1)  # a tenth of the way to the new one
                 self.variance.lerp_(variance * len(h) / (len(h) - 1), 0.1)
         else:
             mean, variance = self.mean, self.variance
@@ -167,7 +167,8 @@ class NormaliseAndModulate(nn.Module):
 # $$h' = h + W_o \sum_{l=1}^{L} a_l\, W_v c_l, \qquad
 # a = \operatorname{softmax}_l\!\Big(\frac{(W_q h)^\top W_k c_l}{\sqrt d}\Big). \tag{4.5}$$
 #
-# It is done in several *heads* side by side, each with questions, keys and values of width $d$.
+# It is done in several *heads* side by side, each with questions, keys and values of width $d$. In the code, `einsum` names the
+# axes: it multiplies, and sums over every letter that is missing behind the arrow.
 
 
 # %%
@@ -375,8 +376,8 @@ def bands(rows, columns):
 
 short = {"-log p(x|y)": "nll", "control": "control"}
 long = {"-log p, 12 epochs": "long_nll", "control, 12": "long_control"}
-bands({"concatenation": "concatenation", "concatenation, loud": "loud"}, short | long)
-bands({how: how for how in ways[1:]}, short | long)
+bands({how: how for how in ways} | {"concatenation, loud": "loud"}, short | long)
+print()
 bands({"attention, width 192": "attention_wide"}, short)
 
 # %% [markdown]
@@ -488,7 +489,7 @@ bands(told | {"all three": "both_prior"}, short | {"another y costs": "y_used"})
 # </details>
 #
 # Three things to read in the table. The encoder alone gains nothing over telling nobody, as (4.8) says. Forgetting the
-# *encoder* is a quiet bug: the likelihood is a nat or so worse, the control half of what it was, or less. And a prior that
+# *encoder* is a quiet bug: the likelihood is a nat or so worse, the control about half of what it was. And a prior that
 # is told steers by itself: $y$ moves $z$, and $z$ moves the drawing, even where the decoder is deaf. (It obeys better than
 # encoder and decoder here. But so did the loud start, without a prior.)
 #
