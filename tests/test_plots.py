@@ -54,7 +54,7 @@ def test_every_seed_has_a_dot_and_the_live_run_a_diamond():
     panels = {"nats": {"a": [3.0, 1.0, 2.0], "b": [5.0, 4.0, 6.0]}, "control": {"a": [0.5], "b": [0.6]}}
     picture = plots.seed_dots(panels, "Dots.", live={"nats": {"b": 4.5}})
     left, right = picture.figure.axes
-    assert [line.get_xdata() for line in left.lines] == [[3.0, 1.0, 2.0], [5.0, 4.0, 6.0], [4.5]]
+    assert [list(line.get_xdata()) for line in left.lines] == [[3.0, 1.0, 2.0], [5.0, 4.0, 6.0], [4.5]]
     assert [set(line.get_ydata()) for line in left.lines] == [{0}, {1}, {1}]
     assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
     assert len(right.lines) == 2  # no run at hand in this panel

@@ -167,8 +167,8 @@ class NormaliseAndModulate(nn.Module):
 # $$h' = h + W_o \sum_{l=1}^{L} a_l\, W_v c_l, \qquad
 # a = \operatorname{softmax}_l\!\Big(\frac{(W_q h)^\top W_k c_l}{\sqrt d}\Big). \tag{4.5}$$
 #
-# It is done in several *heads* side by side, each with questions, keys and values of width $d$. In the code, `einsum` names the
-# axes: it multiplies, and sums over every letter that is missing behind the arrow.
+# It is done in several *heads* side by side, each with questions, keys and values of width $d$. In the code, `einsum` names
+# the axes: it multiplies, and sums over every letter that is missing behind the arrow.
 
 
 # %%
@@ -300,8 +300,8 @@ for how in ways:
     found[how] = measure(models[how], found.get("concatenation", {}).get("ll"))
 
 # %% [markdown]
-# One run is one run. Here it is among three recorded ones, each from other starting weights and with the images in another
-# order; the time of a training step was measured in turns on one machine (`benchmarks/studies/where_y_goes.py`).
+# One run is one run. Here it is among three recorded on MNIST, each from other starting weights and with the images in
+# another order; the time of a training step was measured in turns on one machine (`benchmarks/studies/where_y_goes.py`).
 
 # %%
 record = records.load("where_y_goes")
@@ -326,8 +326,8 @@ plots.seed_dots(
 )
 
 # %% [markdown]
-# *Figure 4.1. Four epochs, parameters within 1%. Blue: three recorded runs; orange: the run above. On the left less is
-# better, in the middle more.*
+# *Figure 4.1. Four epochs, parameters within 1%. Blue: three recorded runs; orange: the run above (without MNIST, it lies
+# elsewhere). On the left less is better, in the middle more.*
 #
 # **Two different orders.** In every recorded run, batch norm leads by likelihood, attention comes last by several nats, and
 # attention obeys better than batch norm. A likelihood adds up all pixels of all images, and what you asked for is a small
