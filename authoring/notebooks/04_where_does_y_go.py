@@ -368,10 +368,10 @@ found["loud"] = measure(models["loud"], found["concatenation"]["ll"])
 
 # %%
 def bands(rows, columns):
-    print(f"{'':<24}", *(f"{header:<16}" for header in columns))
+    print(f"{'':<24}", *(f"{header:<18}" for header in columns))
     for text, name in rows.items():
         cells = (str(records.band(record, f"{name}_{figure}")) for figure in columns.values())
-        print(f"{text:<24}", *(f"{cell:<16}" for cell in cells))
+        print(f"{text:<24}", *(f"{cell:<18}" for cell in cells))
 
 
 short = {"-log p(x|y)": "nll", "control": "control"}
