@@ -386,8 +386,8 @@ bands({"attention, width 192": "attention_wide"}, short)
 # back among the rest: its 5 nats were the price of idle parameters.
 #
 # After 12 epochs, little is left. Training three times as long was worth 5 nats and more to each; then all ways but narrow
-# attention lie within 1.5 nats of each other. FiLM leads in every run, by less than a nat over loud concatenation, and the
-# two modulations obey best, by a hundredth or so. (Loudness is not the whole story: addition starts louder than quiet
+# attention lie within 1.5 nats of each other. One of the two modulations leads in every run, by less than a nat over loud
+# concatenation, and both obey a little better than it. (Loudness is not the whole story: addition starts louder than quiet
 # concatenation, and after 12 epochs obeys no better.)
 #
 # So, for a class label told in every block, **the way hardly matters; hearing $y$ from the start does.** FiLM needs no care
