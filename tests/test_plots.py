@@ -48,3 +48,21 @@ def test_the_confusion_matrix_counts():
     axes = plots.confusion(truth, guess, "Counts.").figure.axes[0]
     found = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
     assert found == {(0, 0): "1", (0, 1): "1", (1, 1): "1", (2, 2): "1"}
+
+
+def test_every_seed_has_a_dot_and_the_live_run_a_diamond():
+    panels = {"nats": {"a": [3.0, 1.0, 2.0], "b": [5.0, 4.0, 6.0]}, "control": {"a": [0.5], "b": [0.6]}}
+    picture = plots.seed_dots(panels, "Dots.", live={"nats": {"b": 4.5}})
+    left, right = picture.figure.axes
+    assert [list(line.get_xdata()) for line in left.lines] == [[3.0, 1.0, 2.0], [5.0, 4.0, 6.0], [4.5]]
+    assert [set(line.get_ydata()) for line in left.lines] == [{0}, {1}, {1}]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    assert len(right.lines) == 2  # no run at hand in this panel
+    assert left.get_ylim()[0] > left.get_ylim()[1]  # the first row on top
+
+
+def test_panels_that_do_not_agree_are_refused():
+    with pytest.raises(ValueError, match="same models"):
+        plots.seed_dots({"one": {"a": [1.0]}, "two": {"b": [1.0]}}, "Dots.")
+    with pytest.raises(ValueError, match="at least one panel"):
+        plots.seed_dots({}, "Dots.")
