@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cvae_lib.faces._parts import (
     BACKGROUND,
-    FEATURES,
     FRAME,
     HAIR,
+    IRIS,
     LINE,
     MOUTH,
     MOUTH_BEND,
@@ -32,11 +32,11 @@ NAMES = ("hair", "skin", "smile", "glasses", "age")
 PARTS = ("background", "hair", "skin", "features")  # what a number in `Faces.parts` stands for
 LIMITS = {"hair": (0.0, 1.0), "skin": (0.0, 1.0), "smile": (-1.0, 1.0), "glasses": (0.0, 1.0), "age": (0.0, 1.0)}
 CHUNK = 256  # faces drawn at once
-GRAIN = 0.02  # standard deviation of every pixel's noise
+GRAIN = 0.04  # standard deviation of every pixel's noise
 
 # One column of uniform random numbers per name: a longer run starts with the faces of a shorter one, and fixing one
 # attribute leaves all others, and the rest of the face, as they were.
-HAND = (*NAMES, "width", "length", "fringe", "eye", "iris", "red", "green", "blue", "fade")
+HAND = (*NAMES, "width", "length", "eye", "hue", "fade")
 
 
 class Faces(NamedTuple):
@@ -131,10 +131,8 @@ def _paint(
     """Lay one coat of paint over the other, and note which of the parts each pixel shows most."""
     head = heads(hand)
     skin, hair = between(SKIN, facts["skin"]), between(HAIR, facts["hair"])  # (c, 3, 1, 1)
-    tint = torch.stack([hand["red"], hand["green"], hand["blue"]], 1)[..., None, None]
     down = torch.linspace(0.5, -0.5, SIDE)[:, None] * hand["fade"][:, None, None, None]
-    colour = between(BACKGROUND, tint) * (1 + 0.3 * down)  # (c, 3, 32, 32)
-    iris = between(FEATURES, hand["iris"])
+    colour = between(BACKGROUND, hand["hue"]) * (1 + 0.3 * down)  # (c, 3, 32, 32)
     line = LINE * skin
     coats = [
         (head.back, hair, 1),
@@ -143,7 +141,7 @@ def _paint(
         (0.7 * head.nose, line, 2),
         (facts["age"][:, None, None] * ages(), line, 2),
         (head.whites, torch.ones(1, 3, 1, 1), 3),
-        (head.irises, iris, 3),
+        (head.irises, IRIS, 3),
         (mouths(facts["smile"]), MOUTH, 3),
         (facts["glasses"][:, None, None] * frames(), FRAME, 3),
     ]

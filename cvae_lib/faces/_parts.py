@@ -20,15 +20,15 @@ def _colours(*rows: tuple[float, float, float]) -> Float[Tensor, "n 3 1 1"]:
 
 SKIN = _colours((1.0, 0.86, 0.76), (0.40, 0.26, 0.18))  # lightest, darkest
 HAIR = _colours((0.95, 0.82, 0.45), (0.07, 0.06, 0.07))
-BACKGROUND = _colours((0.30, 0.50, 0.72), (0.60, 0.80, 0.95))
-FEATURES = _colours((0.10, 0.20, 0.45), (0.25, 0.15, 0.08))  # irises, blue to brown
+BACKGROUND = _colours((0.45, 0.45, 0.90), (0.35, 0.80, 0.80))
+IRIS = _colours((0.12, 0.16, 0.30))
 MOUTH, FRAME = _colours((0.80, 0.10, 0.18)), _colours((0.08, 0.08, 0.12))
 LINE = 0.62  # an age line's brightness relative to the skin
 
 
-def between(ends: Float[Tensor, "2 3 1 1"], t: Float[Tensor, "c *rest"]) -> Float[Tensor, "c 3 1 1"]:
-    """Mix two colours, t = 0 for the first and 1 for the second; t may differ from channel to channel."""
-    return torch.lerp(ends[:1], ends[1:], t if t.ndim == 4 else t[:, None, None, None])
+def between(ends: Float[Tensor, "2 3 1 1"], t: Float[Tensor, "c"]) -> Float[Tensor, "c 3 1 1"]:
+    """Mix two colours, t = 0 for the first and 1 for the second."""
+    return torch.lerp(ends[:1], ends[1:], t[:, None, None, None])
 
 
 @cache
@@ -70,8 +70,7 @@ def heads(hand: dict[str, Tensor]) -> Head:
     def column(name: str, low: float, high: float) -> Tensor:
         return (low + (high - low) * hand[name])[:, None, None]
 
-    width, length, fringe = column("width", 8.0, 9.6), column("length", 11.0, 26.0), column("fringe", 19.4, 20.6)
-    eye = column("eye", 0.9, 1.3)
+    width, length, eye = column("width", 8.0, 9.6), column("length", 11.0, 26.0), column("eye", 0.9, 1.3)
     middle = y - (CHIN - 11)
     face = _ellipse(x, middle, width, 11.0)
     around = _ellipse(x, middle + 1.2, width + 1.7, 13.5)
@@ -80,7 +79,7 @@ def heads(hand: dict[str, Tensor]) -> Head:
     return Head(
         back=back,
         face=face,
-        fringe=around * (CHIN - fringe + 0.04 * x.square() + 0.5 - y).clamp(0, 1),
+        fringe=around * (CHIN - 20 + 0.04 * x.square() + 0.5 - y).clamp(0, 1),
         nose=_ellipse(x, y - (CHIN - 8.6), 0.9, 1.4).expand(len(width), -1, -1),
         whites=_ellipse(sides, y - EYES, 1.5 * eye, eye),
         irises=_ellipse(sides, y - EYES, 0.75 * eye, 0.75 * eye),
