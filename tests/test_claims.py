@@ -73,3 +73,48 @@ def test_chapter_00_says_what_the_card_says():
     text = printed("00_start_here")
     assert number(r"conditional negative log-likelihood: ([\d.]+)", text) < 84.0
     assert number(r"drawings read as asked: ([\d.]+)%", text) >= 98.0
+
+
+def test_chapter_05_numbers_are_obeyed():
+    text = printed("05_what_can_y_be")
+    for name, explained in (("thickness", 0.88), ("slant", 0.95)):
+        asked = rf"^{name}: slope ([\d.]+) ± [\d.]+, intercept [^,]+, R² ([\d.]+), .* \((\d+) drawings\)$"
+        ruler, (slope, r_squared, count) = re.findall(asked, text, re.M)[:2]
+        assert 0.9 < float(ruler[0]) < 1.1 and float(ruler[1]) > 0.95  # the ruler on drawn digits
+        assert 0.9 <= float(slope) <= 1.1 and float(r_squared) >= explained and int(count) >= 1000
+    assert 0.9 < number(r"brightness: slope ([\d.]+)", text) < 1.1
+    for run in runs("what_y_can_be"):
+        assert 0.9 <= run["numbers_thickness_slope"] <= 1.1 and run["numbers_thickness_r2"] >= 0.88
+        assert 0.9 <= run["numbers_slant_slope"] <= 1.1 and run["numbers_slant_r2"] >= 0.95
+        assert run["numbers_thickness_bias"] > 0.1  # "too thick"
+
+
+def test_chapter_05_words_are_obeyed_on_seen_combinations():
+    text = printed("05_what_can_y_be")
+    digit, thick, lean = (
+        number(rf"seen, as often as in the data +digit {pattern}", text)
+        for pattern in (r"([\d.]+)", r"[\d.]+, thin/thick ([\d.]+)", r"[\d.]+, thin/thick [\d.]+, left/right ([\d.]+)")
+    )
+    assert digit >= 0.95 and thick >= 0.9 and lean >= 0.9
+    for run in runs("what_y_can_be"):
+        assert run["words_seen_digit"] >= 0.95 and min(run["words_seen_thickness"], run["words_seen_slant"]) >= 0.9
+
+
+def test_chapter_05_faces_are_obeyed():
+    text = printed("05_what_can_y_be")
+    for name in ("hair", "skin", "smile", "glasses", "age"):
+        (ruler, painted) = re.findall(rf"^{name} +slope ([\d.]+) .*R² ([\d.]+)", text, re.M)[:2]
+        assert 0.9 < float(ruler[0]) < 1.1 and 0.9 < float(painted[0]) < 1.1 and float(painted[1]) > 0.9
+    for run in runs("what_y_can_be"):
+        assert run["faces_smile_r2"] > 0.9
+
+
+def test_chapter_05_the_more_it_is_told_the_more_likely_the_image():
+    text = printed("05_what_can_y_be")
+    nats = [
+        number(rf"told {what} +-log p = ([\d.]+)", text) for what in ("label and numbers", "label alone", "nothing")
+    ]
+    assert nats[0] + 2 < nats[1] < nats[2] - 2
+    for run in runs("what_y_can_be"):
+        assert run["dropped_nll_both"] < run["dropped_nll_label"] < run["dropped_nll_nothing"]
+        assert run["dropped_nll_both"] > run["kept_nll_both"]  # dropping costs
