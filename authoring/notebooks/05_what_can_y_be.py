@@ -367,7 +367,9 @@ fit(reader, train.subset(kept), y=ids[kind[kept]], epochs=8, **training)
 def obeyed(asked):  # (N,) kinds
     images = reader.draw(ids[asked], generator=torch.Generator().manual_seed(1))
     level = torch.stack([asked // 3 % 3, asked % 3], dim=1) - 1  # -1, 0 or 1, (N, 2)
-    right = (measured(images) - middle).sign() == level  # on the side of the median that was asked for
+    right = (
+        measured(images) - middle
+    ).sign() == level  # on the side of the median that was asked for
     digit = judge.read(images) == asked // 9
     return [digit, *(right[level[:, column] != 0, column] for column in (0, 1))]
 
@@ -618,14 +620,46 @@ for what, y in (
     print(f"told {what:<18} -log p = {-lls[what].mean:.2f} ± {lls[what].standard_error:.2f} nats")
 
 # %% [markdown]
-# TODO, record
+# Read it from below. Not told anything, the network is a VAE. The numbers alone are worth about as much as the label alone, and
+# what the two are worth together is nearly the sum: slant and thickness say little about the digit. And notice that nobody had
+# to train a model for each question.
+#
+# What did it cost? For that, train the same network three times with the same budget: never dropping, dropping, and without any
+# $y$. Three seeds, from the record:
 
 # %%
 record = records.load("what_y_can_be")
 print(record["protocol"])
+for what, figure in (
+    ("both told, never dropped", "kept_nll_both"),
+    ("both told, dropped in training", "dropped_nll_both"),
+    ("nothing told, dropped in training", "dropped_nll_nothing"),
+    ("nothing told, trained without y", "alone_nll_nothing"),
+):
+    print(f"{what:<34} -log p = {records.band(record, figure)} nats")
 
 # %% [markdown]
-# TODO figure of drawn four ways
+# TODO
+
+# %%
+z = torch.randn(10, 10, generator=torch.Generator().manual_seed(5))
+four, lean = torch.full((10,), 4), torch.tensor([[2.0, 0.7]]).expand(10, 2)
+either, unmeasured = torch.full((10,), -1), torch.full((10, 2), math.nan)
+told = {
+    "nothing": (either, unmeasured),
+    "a four": (four, unmeasured),
+    "2 pixels, 0.7": (either, lean),
+    "both": (four, lean),
+}
+with torch.no_grad():
+    rows = [several.likelihood(z, y).mean for y in told.values()]
+plots.digit_grid(torch.cat(rows), "TODO", row_labels=told)
+
+# %% [markdown]
+# *Figure 5.13. TODO*
+#
+# Two answers of one network to one $z$, told and not told: their difference is what $y$ adds. Exaggerate it, and you have
+# *guidance*, the knob of text-to-image models (Ho and Salimans 2022).
 
 # %% [markdown]
 # ## Pitfalls
