@@ -31,12 +31,23 @@ THICK, LEAN = ("thin", "", "thick"), ("leaning left", "", "leaning right")
 NUMBERS: dict[str, Any] = {"latent_dim": 10, "hidden": (256, 256, 256), "where": "every"}
 WORDS: dict[str, Any] = {"latent_dim": 10, "hidden": (256, 256, 256), "where": "every"}
 FACES: dict[str, Any] = {"how": "film", "where": "every", "image_shape": (3, 32, 32), "likelihood": "gaussian"}
+FACES |= {"hidden": (256, 256), "latent_dim": 8}
 TRAINING: dict[str, Any] = {"batch_size": 256, "learning_rate": 6e-3, "device": "cpu", "log_every": 1000}
-FACE_TRAINING: dict[str, Any] = {"batch_size": 128, "learning_rate": 3e-3, "pixels": "grey", "log_every": 1000}
+FACE_TRAINING: dict[str, Any] = {"batch_size": 128, "learning_rate": 3e-3, "pixels": "grey"}
+FACE_TRAINING |= {"device": "cpu", "log_every": 1000}
 NUMBER_EPOCHS, PART_EPOCHS, WORD_EPOCHS, FACE_EPOCHS = 8, 4, 8, 12
-FACE_COUNT, CONVOLUTIONAL_EPOCHS = 10_000, 4
+FACE_COUNT = 10_000
 DROPPED = 0.2
-PROTOCOL = "TODO"
+PROTOCOL = (
+    "MNIST, dynamic binarisation; MLPs of three hidden layers of 256 with skips, D = 10; y told to every block of both, "
+    "label and standardised numbers by FiLM, captions by cross-attention; batch 256, one-cycle Adam 6e-3; "
+    f"{NUMBER_EPOCHS} epochs for numbers and for words; {PART_EPOCHS} for dropped (label and numbers each with chance "
+    f"{DROPPED}), kept (never dropped) and alone (no y). Asked: label, thickness, slant of 3,000 test images. Words: "
+    "obeyed if the drawing lies on the asked side of the training median; seen: 2,000 captions as in the test set, "
+    "evenly: 25 for each combination, new: 200 for each of the ten held out. nll: 2,000 test images, K = 50. Faces: "
+    f"{FACE_COUNT} drawn ones, two hidden layers of 256, D = 8, FiLM, Gaussian pixels, {FACE_EPOCHS} epochs, batch 128 "
+    "at 3e-3; asked: 2,000 test rows"
+)
 
 
 class Digits:
@@ -133,39 +144,27 @@ def words(seed: int, digits: Digits) -> dict[str, float]:
     return figures
 
 
-def painted(seed: int, network: str) -> dict[str, float]:
+def painted(seed: int) -> dict[str, float]:
     """Train on drawn faces and measure what is painted."""
-    people, others = data.faces("train", count=FACE_COUNT), data.faces("test", count=2000)
+    people, others = data.faces("train", count=FACE_COUNT), data.faces("test")
     torch.manual_seed(seed)
-    size: dict[str, Any] = {"network": network, "latent_dim": 8, "hidden": (256, 256)}
-    settings = FACE_TRAINING | {"epochs": FACE_EPOCHS}
-    if network == "convolutional":
-        size |= {"hidden": (16, 32)}
-        settings |= {"epochs": CONVOLUTIONAL_EPOCHS, "batch_size": 64}
-    model = CVAE(CVAEConfig(condition="attributes", attributes=faces.NAMES, **size, **FACES))
-    start = time.monotonic()
+    model = CVAE(CVAEConfig(condition="attributes", attributes=faces.NAMES, **FACES))
     condition: Any = model.condition
-    asked = condition.stack(people.attributes)
-    condition.standardise(asked)
-    fit(model, people, y=asked, seed=seed, device="cpu", **settings)
-    seconds = time.monotonic() - start
-    wanted = condition.stack(others.attributes)
-    read = faces.measure(model.draw(wanted, generator=torch.Generator().manual_seed(0)))
-    glasses = (read.glasses > 0.5) == (wanted[:, 3] > 0.5)
-    return calibrations(faces.NAMES, wanted, read) | {
-        "glasses_right": float(glasses.float().mean()),
-        "seconds": seconds,
-    }
+    condition.standardise(condition.stack(people.attributes))
+    fit(model, people, y=condition.stack(people.attributes), epochs=FACE_EPOCHS, seed=seed, **FACE_TRAINING)
+    asked = condition.stack(others.attributes)
+    read = faces.measure(model.draw(asked, generator=torch.Generator().manual_seed(0)))
+    right = (read.glasses > 0.5) == (asked[:, 3] > 0.5)
+    return calibrations(faces.NAMES, asked, read) | {"glasses_right": float(right.float().mean())}
 
 
 PIECES: dict[str, Callable[[int, Digits], dict[str, float]]] = {
     "numbers": lambda seed, digits: numbers(seed, digits, NUMBER_EPOCHS, 0.0),
     "words": words,
-    "faces": lambda seed, digits: painted(seed, "mlp"),
+    "faces": lambda seed, digits: painted(seed),
     "dropped": lambda seed, digits: numbers(seed, digits, PART_EPOCHS, DROPPED),
     "kept": lambda seed, digits: numbers(seed, digits, PART_EPOCHS, 0.0),
     "alone": lambda seed, digits: alone(seed, digits, PART_EPOCHS),
-    "convolutional": lambda seed, digits: painted(seed, "convolutional"),
 }
 
 
