@@ -71,7 +71,7 @@ def test_a_word_map_writes_its_numbers_where_they_belong():
     picture = plots.word_maps({"one": table, "two": 1 - table}, ["a", "seven"], ["x", "y", "z"], "Two tables.")
     first, second = picture.figure.axes
     found = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in first.texts}
-    assert found[0, 1] == "0.75" and found[1, 0] == "1" and len(found) == 6
+    assert found[0, 1] == "0.75" and found[1, 0] == "1.00" and len(found) == 6
     assert second.texts[0].get_text() == "0.75"
     assert [label.get_text() for label in first.get_xticklabels()] == ["a", "seven"]
     with pytest.raises(ValueError, match="3 rows and 1 columns"):

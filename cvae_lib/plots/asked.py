@@ -71,7 +71,7 @@ def word_maps(
         panel.grid(False)
         for (row, column), value in np.ndenumerate(values):
             shade = "white" if value > 0.6 * top else BLACK
-            panel.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=8, color=shade)
+            panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
         panel.set_xticks(range(len(words)), words, fontsize=9, rotation=30, ha="right")
         panel.set_yticks(range(len(rows)), [str(row) for row in rows], fontsize=9)
         panel.set_title(title, fontsize=10)
