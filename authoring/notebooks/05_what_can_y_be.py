@@ -202,10 +202,27 @@ for column, name in enumerate(NAMES):
     rows[:, column] = values
     images = model.draw((y[0][: len(values)], rows), generator=torch.Generator().manual_seed(2))
     beyond[name] = (values[: len(images)], measured(images)[:, column])
-plots.asked_and_measured(beyond, "TODO", ranges=edges, averages=True)
+plots.asked_and_measured(
+    beyond,
+    "Means of what was measured against what was asked, with two standard deviations of the drawings, "
+    "far beyond the shaded range of training. Inside it the slant lies on the dashed line and outside it "
+    "flattens at about -0.9 and 1. Thickness stays above the line, bends away from it below 1.5 pixels and "
+    "scatters ever more widely above 5.",
+    ranges=edges,
+    averages=True,
+)
 
 # %% [markdown]
-# *Figure 5.3. TODO*
+# *Figure 5.3. Shaded: where 99% of the training images lie. Dots: means of 150 drawings; the band holds two standard deviations
+# of the drawings to either side.*
+#
+# <details><summary>Answer</summary>
+# It bends. Slant stops soon after the edge. Lines get no thinner than about 1.5 pixels. Thick ones do go on getting
+# thicker on average, but from one drawing to the next anything may happen.
+# </details>
+#
+# Nobody told the network what the next pixel of slant looks like. It was trained to fit the shaded range, and outside it its
+# curve is an accident of the layers, different from seed to seed. Look at one $z$ asked for more and more:
 
 # %%
 values = torch.linspace(-1.6, 1.6, 11)
@@ -218,13 +235,16 @@ with torch.no_grad():
     ).mean  # (22, 1, 28, 28)
 plots.digit_grid(
     images,
-    "TODO",
+    "A four from one z, eleven times. First row: asked for 0.5 to 7 pixels it goes from a pale thin four "
+    "over a bold one to a blot. Second row: asked for slants of -1.6 to 1.6 it leans from left to right, "
+    "and falls to pieces at both ends.",
     columns=11,
     row_labels=NAMES,
 )
 
 # %% [markdown]
-# *Figure 5.4. TODO*
+# *Figure 5.4. Thickness 0.5 to 7 pixels, slant -1.6 to 1.6. Below what it knows, the line gets paler instead of thinner; far
+# beyond, strokes break.*
 
 # %%
 widgets.attribute_panel(model, label=4, measure=strokes.measure)
@@ -259,7 +279,8 @@ result = evaluation.control_calibration(
 print(f"brightness: {result}")
 
 # %% [markdown]
-# TODO
+# Same code, another number. The training used the grey levels themselves as targets here, instead of drawing zeros and ones from
+# them, because brightness is just what such draws blur.
 
 # %% [markdown]
 # ## A sentence
@@ -367,7 +388,10 @@ reader = CVAE(CVAEConfig(**(digits | spoken)))
 history = fit(reader, train.subset(kept), y=ids[kind[kept]], epochs=8, **training)
 
 # %% [markdown]
-# TODO predict
+# The judge reads the digit as before. A word is obeyed if the ruler finds the drawing on the right side of the median: a "thin"
+# one must be thinner than half of all digits. **Predict first.** Three groups of requests: all combinations equally often, rare
+# ones included; as often as they come in the data; and the ten it never saw. Where does it obey best, and what suffers most on
+# new combinations: digit, thickness or slant?
 
 
 # %%
@@ -392,7 +416,11 @@ for what, asked in (
     print(f"{what:<30} digit {shares[0]}, thin/thick {shares[1]}, left/right {shares[2]}")
 
 # %% [markdown]
-# TODO
+# <details><summary>Answer</summary>
+# Best on what it saw often. On new combinations it gives up a few percent of the digits, more of thin and thick, and next to
+# nothing of left and right: slant means much the same whatever is written, while a thick eight and a thick one are made
+# in different ways. But it draws what nobody showed it, most of the time.
+# </details>
 
 # %%
 shown = ["a thin seven", "a thick seven leaning left", "a zero leaning right"]
@@ -403,18 +431,23 @@ with torch.no_grad():
         z.repeat(6, 1), vocabulary.encode(shown).repeat_interleave(8, 0)
     ).mean
 plots.digit_grid(
-    images, "TODO", columns=8, row_labels=[*shown[:3], *(f"(new) {text}" for text in shown[3:])]
+    images,
+    "Six captions, three of them never seen in training, each with eight drawings of the same eight latents. "
+    "Nearly all are what the caption says; a few sevens could be nines, and one zero is a blot.",
+    columns=8,
+    row_labels=[*shown[:3], *(f"(new) {text}" for text in shown[3:])],
 )
 
 # %% [markdown]
-# *Figure 5.6. TODO*
+# *Figure 5.6. One column, one z. "(new)": combinations that were held out. Not all of them succeed; look for sevens that close.*
 
 # %% [markdown]
 # ### Which word did it listen to?
 #
-# The decoder has four slots with four heads each. For every drawing each head spreads a weight of 1 over the words, so
-# `attention_maps` gives a table of sixteen rows: the *attention map*. It is tempting to read it as "what the model looked
-# at when it drew". **Predict first.** In "a thick seven leaning left", which words get the most weight, and which the least?
+# Two blocks of the decoder have a slot, with four heads each. For every drawing each head spreads a weight of 1 over the words,
+# so `attention_maps` gives a table of eight rows: the *attention map*. It is tempting to read it as "what the model
+# looked at when it drew". **Predict first.** In "a thick seven leaning left", which words get the most weight, and which the
+# least?
 
 # %%
 text = "a thick seven leaning left"
@@ -425,12 +458,14 @@ table = torch.cat([weights.mean(0) for weights in maps.values()])  # (16, 5)
 plots.word_maps(
     {"weight": table},
     text.split(),
-    [f"slot {slot}, head {head}" for slot in range(len(maps)) for head in range(1, 5)],
-    "TODO",
+    [f"block {slot}, head {head}" for slot in (1, 2) for head in range(1, 5)],
+    "A table of eight heads and the five words of the caption a thick seven leaning left, with the weight "
+    "each head gives to each word. Some heads look at seven, thick or left almost alone; several look at the "
+    "word a.",
 )
 
 # %% [markdown]
-# *Figure 5.7. TODO*
+# *Figure 5.7. Mean weights over 200 drawings; every row sums to 1. Several heads have a word of their own.*
 #
 # A map is a claim, and a claim can be checked. **Change one word, and see what changes in the drawing.** Same $z$, once with
 # each word replaced: thick by thin, seven by nine, left by right. "A" and "leaning" have no opposite, so they are
@@ -463,14 +498,24 @@ plots.digit_grid(
             for i in (0, 1, 2)
         ]
     ),
-    "TODO",
+    "Three thick sevens leaning left, and beside each the pixels that change when one word is replaced. "
+    "Without the word a or leaning hardly anything changes; thick to thin changes the rims of the strokes; "
+    "seven to nine darkens the place where the loop closes; left to right changes the top and the foot.",
     columns=6,
     column_labels=["drawn", *swaps],
     size=0.9,
 )
 
 # %% [markdown]
-# *Figure 5.8. TODO*
+# *Figure 5.8. Dark: pixels that change when this word is replaced. **This is the map of which region listens to which word**,
+# and it was made by doing, not by looking inside.*
+#
+# Compare the two columns printed above. **The map misleads.** By attention the first word is among the most important, and "left" is
+# far down. By the drawing it is the other way round: leave out "a" and little happens, swap "left" and the whole stem
+# moves. Why should a head look at a word that says nothing? A softmax must spend its weight somewhere. A head with nothing
+# to say parks it on a word that is always there and whose value vector it has learned to make harmless. Weight is not effect:
+# what counts is $a_l\, W_o W_v\, c_l$, and a large weight on a small vector is nothing. "Leaning" is another lesson: it is in
+# every caption with "left" or "right" and so adds nothing to them. Neither map shows that it would do if "left" were gone.
 
 # %%
 widgets.caption_panel(
@@ -492,10 +537,16 @@ widgets.caption_panel(
 people, others = data.faces("train", count=10_000), data.faces("test")
 for name, column in zip(faces.NAMES, faces.measure(others.images), strict=True):
     print(f"{name:<8} {evaluation.calibration(others.attributes[name], column)}")
-plots.digit_grid(others.pixels(torch.arange(20)), "TODO", size=0.8)
+plots.digit_grid(
+    others.pixels(torch.arange(20)),
+    "Twenty drawn faces on bluish grounds, with hair from fair to black, skin from light to dark, mouths bent up or "
+    "down, some with glasses, some with lines on forehead and cheeks.",
+    size=0.8,
+)
 
 # %% [markdown]
-# *Figure 5.10. TODO*
+# *Figure 5.10. Faces nobody has. Beside the five attributes, the width of the head, the length of the hair, the eyes and the
+# background vary: that is for $z$.*
 #
 # Grey levels are not coins. The decoder now gives the mean of a Gaussian for every pixel and channel, with one standard
 # deviation $\sigma$ for all of them, which is learned:
@@ -536,7 +587,13 @@ print(f"glasses as asked: {right.float().mean():.3f}")
 widgets.attribute_panel(painter, limits=faces.LIMITS, measure=faces.measure)
 
 # %% [markdown]
-# *Figure 5.11. TODO*
+# *Figure 5.11. In a running notebook, a panel with a slider for each attribute. On a still page, what they do to one face. Nobody
+# in the training data wears half a pair of glasses; asked for it, the model fades them in.*
+#
+# Five attributes, one vector, all obeyed at once, and each slider leaves the other four alone. The model learned that
+# because the drawn attributes are independent. In photographs of people they are not: where grey hair, wrinkles and glasses come
+# together, a model learns that they belong together, and asking for glasses makes the face older. **A condition is only as
+# free as it was in the data.**
 
 # %% [markdown]
 # ## A picture
@@ -574,11 +631,15 @@ for part, image in zip(new.parts, new.images, strict=True):
     painted = colourist.draw(part.expand(7, 32, 32), generator=torch.Generator().manual_seed(0))
     sheet += [colours[part].movedim(-1, 0)[None], image[None] / 255, painted]
 plots.digit_grid(
-    torch.cat(sheet), "TODO", columns=9, column_labels=["mask", "its face", *range(1, 8)]
+    torch.cat(sheet),
+    "Four rows: a mask of hair, skin and features, the face it was taken from, and seven painted faces with the "
+    "shapes of the mask and other colours. A column has the same z, and about the same colours in all rows.",
+    columns=9,
+    column_labels=["mask", "its face", *range(1, 8)],
 )
 
 # %% [markdown]
-# *Figure 5.12. TODO*
+# *Figure 5.12. Rows share a mask, columns share a z.*
 #
 # Does $y$ do its part, and $z$ its own? The mask fixes the mouth and the glasses, so these should come out as in the face it was
 # taken from. It says nothing of colours, so these should vary as in the data, whatever the mask.
@@ -632,9 +693,10 @@ for what, y in (
     print(f"told {what:<18} -log p = {-lls[what].mean:.2f} ± {lls[what].standard_error:.2f} nats")
 
 # %% [markdown]
-# Read it from below. Not told anything, the network is a VAE. The numbers alone are worth about as much as the label alone, and
-# what the two are worth together is nearly the sum: slant and thickness say little about the digit. And notice that nobody had
-# to train a model for each question.
+# Not told anything, the network is a VAE; every bit it is told makes the image more likely. But compare with (3.3): a label
+# cannot be worth more than 2.3 nats, and here it seems worth three times as much. The bound holds inside one model that does all its
+# jobs equally well. This one does not. By (5.5) only $p^2$, one image in twenty-five, is trained with nothing told, and that is the
+# hardest job of the four.
 #
 # What did it cost? For that, train the same network three times with the same budget: never dropping, dropping, and without any
 # $y$. Three seeds, from the record:
@@ -665,10 +727,16 @@ told = {
 }
 with torch.no_grad():
     rows = [several.likelihood(z, y).mean for y in told.values()]
-plots.digit_grid(torch.cat(rows), "TODO", row_labels=told)
+plots.digit_grid(
+    torch.cat(rows),
+    "Four rows of ten drawings from the same ten latents. Told nothing: digits of all kinds, some of them none. "
+    "Told a four: fours of all sorts. Told 2 pixels and slant 0.7: thin drawings leaning right. Told both: thin "
+    "fours leaning right.",
+    row_labels=told,
+)
 
 # %% [markdown]
-# *Figure 5.13. TODO*
+# *Figure 5.13. One network, one column one z, told nothing, a four, 2 pixels wide at slant 0.7, and both.*
 #
 # Two answers of one network to one $z$, told and not told: their difference is what $y$ adds. Exaggerate it, and you have
 # *guidance*, the knob of text-to-image models (Ho and Salimans 2022).
