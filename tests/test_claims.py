@@ -105,8 +105,6 @@ def test_chapter_05_faces_are_obeyed():
     for name in ("hair", "skin", "smile", "glasses", "age"):
         (ruler, painted) = re.findall(rf"^{name} +slope ([\d.]+) .*R² ([\d.]+)", text, re.M)[:2]
         assert 0.9 < float(ruler[0]) < 1.1 and 0.9 < float(painted[0]) < 1.1 and float(painted[1]) > 0.9
-    for run in runs("what_y_can_be"):
-        assert run["faces_smile_r2"] > 0.9
 
 
 def test_chapter_05_the_more_it_is_told_the_more_likely_the_image():
