@@ -197,11 +197,11 @@ edges = {
 spans = {"thickness": (0.5, 7.0), "slant": (-1.6, 1.6)}
 beyond = {}
 for column, name in enumerate(NAMES):
-    values = torch.linspace(*spans[name], 14).repeat_interleave(150)  # (2100,)
+    values = torch.linspace(*spans[name], 14).repeat_interleave(len(order) // 14)
     rows = y[1][: len(values)].clone()
     rows[:, column] = values
     images = model.draw((y[0][: len(values)], rows), generator=torch.Generator().manual_seed(2))
-    beyond[name] = (values[: len(images)], measured(images)[:, column])
+    beyond[name] = (values, measured(images)[:, column])
 plots.asked_and_measured(
     beyond,
     "Means of what was measured against what was asked, with two standard deviations of the drawings, "
@@ -213,7 +213,7 @@ plots.asked_and_measured(
 )
 
 # %% [markdown]
-# *Figure 5.3. Shaded: where 99% of the training images lie. Dots: means of 150 drawings; the band holds two standard deviations
+# *Figure 5.3. Shaded: where 99% of the training images lie. Dots: means of 214 drawings; the band holds two standard deviations
 # of the drawings to either side.*
 #
 # <details><summary>Answer</summary>
