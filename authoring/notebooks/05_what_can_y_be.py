@@ -140,7 +140,7 @@ history = fit(model, train, y=(train.labels, a), epochs=8, **training)
 # R^2 = 1 - \frac{\sum (m - \hat m)^2}{\sum (m - \bar m)^2}, \qquad
 # \text{error} = \tfrac1N \sum |m - a|, \tag{5.2}$$
 #
-# $\hat m$ being the line's value. Slope 1: twice the change asked, twice the change drawn. Slope 0: deaf. $R^2$: how closely
+# $\hat m$ being the line's value. Slope 1: one more asked, one more drawn. Slope 0: deaf. $R^2$: how closely
 # the drawings follow the line. The mean error also counts a line that is straight and steep but beside the mark.
 #
 # **Predict first.** Which of the two is obeyed better? Will drawings be thinner or thicker than asked, or neither?
@@ -221,8 +221,8 @@ plots.asked_and_measured(
 # thicker on average, but from one drawing to the next anything may happen.
 # </details>
 #
-# Nobody told the network what the next pixel of slant looks like. It was trained to fit the shaded range, and outside it its
-# curve is an accident of the layers, different from seed to seed. Look at one $z$ asked for more and more:
+# Nobody told the network what the next pixel of slant looks like. It was trained to fit the shaded range, and outside it
+# nothing holds its curve. Look at one $z$ asked for more and more:
 
 # %%
 values = torch.linspace(-1.6, 1.6, 11)
@@ -398,9 +398,7 @@ history = fit(reader, train.subset(kept), y=ids[kind[kept]], epochs=9, **trainin
 def obeyed(asked):  # (N,) kinds
     images = reader.draw(ids[asked], generator=torch.Generator().manual_seed(1))
     level = torch.stack([asked // 3 % 3, asked % 3], dim=1) - 1  # -1, 0 or 1, (N, 2)
-    right = (
-        measured(images) - middle
-    ).sign() == level  # on the side of the median that was asked for
+    right = (measured(images) - middle).sign() == level  # the side of the median asked for
     digit = judge.read(images) == asked // 9
     return [digit, *(right[level[:, column] != 0, column] for column in (0, 1))]
 
@@ -454,7 +452,7 @@ text = "a thick seven leaning left"
 z = torch.randn(200, 10, generator=torch.Generator().manual_seed(0))
 told = vocabulary.encode([text]).expand(200, -1)  # (200, 5)
 maps = attention_maps(reader.decoder, z, reader.condition(told))  # by slot: (200, 4, 5)
-table = torch.cat([weights.mean(0) for weights in maps.values()])  # (16, 5)
+table = torch.cat([weights.mean(0) for weights in maps.values()])  # (8, 5)
 plots.word_maps(
     {"weight": table},
     text.split(),
@@ -512,10 +510,10 @@ plots.digit_grid(
 #
 # Compare the two columns printed above. **The map misleads.** By attention the first word is among the most important, and "left" is
 # far down. By the drawing it is the other way round: leave out "a" and little happens, swap "left" and the whole stem
-# moves. Why should a head look at a word that says nothing? A softmax must spend its weight somewhere. A head with nothing
-# to say parks it on a word that is always there and whose value vector it has learned to make harmless. Weight is not effect:
-# what counts is $a_l\, W_o W_v\, c_l$, and a large weight on a small vector is nothing. "Leaning" is another lesson: it is in
-# every caption with "left" or "right" and so adds nothing to them. Neither map shows that it would do if "left" were gone.
+# moves. Why should a head look at a word that says nothing? A softmax must spend its weight somewhere, and a head with nothing to
+# say can park it on a word that is always there. What enters the features is $a_l\, W_o W_v\, c_l$, and the map shows the
+# first factor only. "Leaning" is another lesson: it comes with every "left" and "right" and so tells nothing new. Without it
+# little changes, and yet the network may well be reading it, as a spare.
 
 # %%
 widgets.caption_panel(
@@ -529,7 +527,7 @@ widgets.caption_panel(
 # %% [markdown]
 # ## Several things at once, in colour
 #
-# Now y is five numbers, and x a colour picture: drawn faces of 32x32 pixels, with hair, skin, smile, glasses and age lines.
+# Now $y$ is five numbers, and $x$ a colour picture: drawn faces of 32x32 pixels, with hair, skin, smile, glasses and age lines.
 # They come with the library, like the strokes, and with a ruler of their own. (With CelebA on your disk, replace
 # `data.faces` by `data.celeba`: same names, but crude ones, yes or no, and no ruler.)
 
@@ -657,7 +655,7 @@ for name in ("skin", "hair"):
 # %% [markdown]
 # ## Nothing
 #
-# Back to digits with a label and two numbers. What if you know only the slant? Or nothing? Everything is in place: the flags
+# Back to digits with a label and two numbers. What if you know only the label? Or nothing? Everything is in place: the flags
 # of (5.1), the mask of (5.3). Only training has to show the network that this happens. So each part of $y$ is dropped, by
 # chance, in one image out of five, label and numbers independently. The loss is then a mixture: with $\mathcal L(x, y)$ for
 # minus the bound and $p$ the chance of dropping,
@@ -693,10 +691,10 @@ for what, y in (
     print(f"told {what:<18} -log p = {-lls[what].mean:.2f} ± {lls[what].standard_error:.2f} nats")
 
 # %% [markdown]
-# Not told anything, the network is a VAE; every bit it is told makes the image more likely. But compare with (3.3): a label
-# cannot be worth more than 2.3 nats, and here it seems worth three times as much. The bound holds inside one model that does all its
-# jobs equally well. This one does not. By (5.5) only $p^2$, one image in twenty-five, is trained with nothing told, and that is the
-# hardest job of the four.
+# Not told anything, the network is a VAE; whatever it is told makes the image more likely. But (3.3) says that a label is worth
+# 2.3 nats at most, and here it seems worth three times as much. No contradiction: (3.3) is about *one* joint distribution, and
+# nothing forces these four answers to belong to one. Each is as good as its training. By (5.5) only $p^2$, one image in
+# twenty-five, is trained with nothing told, and that is the hardest job of the four.
 #
 # What did it cost? For that, train the same network three times with the same budget: never dropping, dropping, and without any
 # $y$. Three seeds, from the record:
