@@ -122,7 +122,7 @@ def _draw(count: int, seed: int, stream: str, given: dict[str, Tensor]) -> Faces
         colour, parts[some] = _paint({k: v[some] for k, v in facts.items()}, {k: v[some] for k, v in hand.items()})
         speck = math.sqrt(12) * (torch.rand(colour.shape, generator=grain) - 0.5)  # mean 0, variance 1
         images[some] = (255 * (colour + GRAIN * speck)).round_().clamp_(0, 255).byte()
-    return Faces(images, *(facts[name] for name in NAMES), parts)
+    return Faces(images=images, parts=parts, **{name: facts[name] for name in NAMES})
 
 
 def _paint(

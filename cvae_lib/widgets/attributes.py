@@ -87,7 +87,7 @@ def attribute_sheet(
     middle = torch.tensor([sum(limits[name]) / 2 for name in condition.names])
     images = []
     for column, name in enumerate(condition.names):
-        for value in torch.linspace(*limits[name], count):
+        for value in torch.linspace(limits[name][0], limits[name][1], count):
             row = middle.clone()
             row[column] = value
             images.append(_images(model, row[None], label, seed))

@@ -10,7 +10,7 @@ from cvae_lib.conditions import CaptionCondition
 from cvae_lib.model import CVAE
 from cvae_lib.plots import Picture, digit_grid, titled_sheets
 from cvae_lib.priors import tempered_sample
-from cvae_lib.widgets.panel import Count, Panel, Text
+from cvae_lib.widgets.panel import Control, Count, Panel, Text
 
 
 def _reader(model: CVAE) -> CaptionCondition:
@@ -72,5 +72,5 @@ def caption_panel(model: CVAE, captions: Sequence[str], seed: int = 0) -> Panel:
     def draw(caption: str, seed: int) -> Picture:
         return draw_caption(model, caption, seed)
 
-    controls = {"caption": Text("caption", captions[0]), "seed": Count("ten others", seed)}
+    controls: dict[str, Control] = {"caption": Text("caption", captions[0]), "seed": Count("ten others", seed)}
     return Panel(draw, controls, caption_sheet(model, captions, seed))
