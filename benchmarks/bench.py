@@ -4,11 +4,12 @@
     .venv/bin/python benchmarks/bench.py --quick # a rehearsal: short runs, nothing written
 
 1. training throughput: the 784-400-20 VAE, batch 128, plain PyTorch with a DataLoader against ``fit``;
-2. share of this machine's measured matrix-product rate that ``fit`` reaches;
+2. share of this machine's measured matrix-product rate that ``fit`` reaches, and where the rest goes;
 3. seconds to a test log-likelihood of -90 nats;
 4. importance-sampled likelihood: decoded images a second, and peak memory against K.
 
-Runs alternate between the contestants, and the median counts, so that a busy neighbour disturbs both alike.
+Runs alternate between the contestants, ratios are taken round by round, and their median counts: a busy neighbour then
+disturbs both sides alike.
 """
 
 import argparse
@@ -99,10 +100,12 @@ def throughput(device: torch.device, rounds: int, workers: list[int]) -> list[di
         )
         name = f"plain PyTorch, {count} workers"
         contestants[name] = lambda m=model, o=optimiser, d=loader: baseline_epoch(m, o, d, device)  # type: ignore[misc]
-    for precision in ("float32", "auto"):
+    graphs = ["", "reduce-overhead"] if device.type == "cuda" else [""]
+    for precision, graph in ((p, g) for p in ("float32", "auto") for g in graphs):
         ours = CVAE(CVAEConfig(num_classes=0, latent_dim=20, hidden=(400,)))
-        contestants[f"fit, {precision}"] = lambda m=ours, p=precision: fit(  # type: ignore[misc]
-            m, train, epochs=1, batch_size=BATCH, pixels="grey", precision=p, device=device, log_every=10**6
+        settings: dict[str, Any] = {"precision": precision, "compile": graph or False, "device": device}
+        contestants[f"fit, {precision}{graph and ', CUDA graphs'}"] = lambda m=ours, s=settings: fit(  # type: ignore[misc]
+            m, train, epochs=1, batch_size=BATCH, pixels="grey", log_every=10**6, **s
         )
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
@@ -111,9 +114,15 @@ def throughput(device: torch.device, rounds: int, workers: list[int]) -> list[di
             if turn:  # the first round warms up
                 times[name].append(took)
     rates = {name: len(train) / statistics.median(values) for name, values in times.items()}
-    best = max(rate for name, rate in rates.items() if name.startswith("plain"))
+    best = max((name for name in rates if name.startswith("plain")), key=rates.__getitem__)
     return [
-        {"what": name, "images_per_second": round(rate), "ratio_to_plain": round(rate / best, 2)}
+        {
+            "what": name,
+            "images_per_second": round(rate),
+            "ratio_to_best_plain": round(
+                statistics.median(b / a for a, b in zip(times[name], times[best], strict=True)), 2
+            ),
+        }
         for name, rate in rates.items()
     ]
 
@@ -140,37 +149,58 @@ def operations_per_image(model: CVAE) -> int:
 
 
 def utilisation(device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """Report which share of the measured matrix rate ``fit`` turns into training."""
+    """Report which share of the measured matrix rate ``fit`` turns into training.
+
+    The matrix rate is measured before and after every round, so that a share compares what happened at one time.
+    """
     train = data.mnist("train", device=device)
     rows = []
     for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
         if precision == "bf16" and not course.has_native_bf16(device):
             continue
-        peak = matrix_rate(device, dtype)
         for name, config, batch in (
             ("784-400-20 VAE", CVAEConfig(num_classes=0, latent_dim=20, hidden=(400,)), 128),
             ("512-512 CVAE", CVAEConfig(hidden=(512, 512)), 256),
         ):
             model = CVAE(config)
-            times = [
-                seconds(
-                    lambda m=model, b=batch, p=precision: fit(  # type: ignore[misc]
-                        m, train, epochs=1, batch_size=b, precision=p, device=device, log_every=10**6
-                    ),
-                    device,
-                )
-                for _ in range(rounds + 1)
-            ][1:]
-            rate = operations_per_image(model) * len(train) / statistics.median(times)
+            settings: dict[str, Any] = {"batch_size": batch, "precision": precision, "device": device}
+            fit(model, train, steps=50, log_every=10**6, **settings)
+            peaks, rates = [matrix_rate(device, dtype)], []
+            for _ in range(rounds):
+                took = seconds(lambda m=model, s=settings: fit(m, train, epochs=1, log_every=10**6, **s), device)  # type: ignore[misc]
+                rates.append(operations_per_image(model) * len(train) / took)
+                peaks.append(matrix_rate(device, dtype))
+            shares = [2 * rate / (peaks[i] + peaks[i + 1]) for i, rate in enumerate(rates)]
             rows.append(
                 {
                     "what": f"{name}, batch {batch}, {precision}",
-                    "gigaflops": round(rate / 1e9),
-                    "machine_gigaflops": round(peak / 1e9),
-                    "share": round(rate / peak, 2),
+                    "gigaflops": round(statistics.median(rates) / 1e9),
+                    "machine_gigaflops": round(statistics.median(peaks) / 1e9),
+                    "share": round(statistics.median(shares), 2),
+                    "best": round(max(shares), 2),
+                    **time_by_kind(model, train, settings),
                 }
             )
     return rows
+
+
+KINDS = {
+    "products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "optimiser": ("aten::_fused_adam_", "Optimizer.step", "aten::_foreach_add_"),
+    "casts": ("aten::copy_", "aten::_to_copy", "aten::to"),
+}
+
+
+def time_by_kind(model: CVAE, train: data.ImageSet, settings: dict[str, Any]) -> dict[str, str]:
+    """Say where a step's time goes: products, optimiser, copies and casts, the rest; shares of own time."""
+    with torch.profiler.profile() as profile:
+        fit(model, train, steps=50, log_every=10**6, **settings)
+    on_gpu = settings["device"].type == "cuda"
+    own: dict[str, float] = dict.fromkeys([*KINDS, "other"], 0.0)
+    for event in profile.key_averages():
+        kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), "other")
+        own[kind] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    return {kind: f"{value / sum(own.values()):.0%}" for kind, value in own.items()}
 
 
 def time_to(target: float, device: torch.device) -> dict[str, Any]:

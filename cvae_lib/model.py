@@ -132,12 +132,16 @@ class CVAE(nn.Module):
         ValueError: if a setting names nothing there is, or the settings do not fit together.
     """
 
+    _here: Tensor
+
     def __init__(self, config: CVAEConfig | None = None, condition: Condition | None = None) -> None:
         super().__init__()
         config = config or CVAEConfig()
         if condition is not None:
             config = dataclasses.replace(config, condition=OWN)
         self.config = config
+        # Moves with the module and so tells device and dtype; asking the parameters means walking through all modules.
+        self.register_buffer("_here", torch.empty(0), persistent=False)
         self.condition = _condition(config) if condition is None else _own(condition)
         if config.condition_in not in ("both", "encoder", "decoder"):
             raise ValueError(f"condition_in is 'both', 'encoder' or 'decoder', not {config.condition_in!r}.")
@@ -160,7 +164,7 @@ class CVAE(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device the parameters live on."""
-        return next(self.parameters()).device
+        return self._here.device
 
     @property
     def is_conditional(self) -> bool:
@@ -190,7 +194,7 @@ class CVAE(nn.Module):
         c = self.condition(y)
         if c is None:
             return None
-        dtype = next(self.parameters()).dtype
+        dtype = self._here.dtype
         c = Tokens(c.values.to(dtype), c.mask) if isinstance(c, Tokens) else c.to(dtype)
         return c if lead is None else repeated(c, lead)
 

@@ -73,11 +73,14 @@ def _labels(y: Int64[Tensor, " b"] | None, classes: int) -> Int64[Tensor, " b"]:
     y = given(y, f"int64 labels of shape (B,) in 0..{classes - 1}")
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1:
         raise ValueError(f"Labels must be int64 of shape (B,), not {described(y)}.")
-    # Asking a GPU for a value would make it wait, so there a label out of range counts as missing.
-    if y.device.type == "cpu" and y.numel() and not (int(y.min()) >= MISSING and int(y.max()) < classes):
-        raise ValueError(
-            f"Labels must lie in 0..{classes - 1} (or -1 for missing), but run from {int(y.min())} to {int(y.max())}."
-        )
+    # Asking a GPU for a value would make it wait, and asking a graph would break it: there a label out of range counts
+    # as missing.
+    if y.device.type == "cpu" and y.numel() and not torch.compiler.is_compiling():
+        least, most = (int(end) for end in y.aminmax())
+        if least < MISSING or most >= classes:
+            raise ValueError(
+                f"Labels must lie in 0..{classes - 1} (or -1 for missing), but run from {least} to {most}."
+            )
     return y
 
 

@@ -20,7 +20,8 @@ class BernoulliImage(Independent):
         r"""Return :math:`\sum_i x_i \log p_i + (1 - x_i) \log(1 - p_i)`, nats, for x in [0, 1], not only 0 and 1."""
         logits, axes = self.base_dist.logits, self.reinterpreted_batch_ndims
         alike = logits.dtype == value.dtype and logits.shape[-value.ndim :] == value.shape
-        if alike and logits.device.type == "cpu" and not value.requires_grad:
+        quick = logits.device.type == "cpu" and not value.requires_grad and not torch.compiler.is_compiling()
+        if alike and quick:
             # Forward-mode differentiation and torch.func cannot see through _Sum, and say so.
             with contextlib.suppress(RuntimeError):
                 return _Sum.apply(logits, value, axes)  # type: ignore[no-any-return]
