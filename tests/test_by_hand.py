@@ -1,6 +1,7 @@
 """What the chapters build by hand agrees with the library."""
 
 import importlib.util
+import math
 import sys
 from types import ModuleType
 
@@ -9,8 +10,8 @@ import torch
 from lifting import ROOT, lift
 
 from cvae_lib import data
-from cvae_lib.conditioning import conditioning
-from cvae_lib.conditions import Tokens
+from cvae_lib.conditioning import CrossAttention, conditioning
+from cvae_lib.conditions import AttributeCondition, CaptionCondition, Tokens, Vocabulary
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
 
@@ -20,8 +21,8 @@ needs_03 = pytest.mark.skipif(not (ROOT / "notebooks/03_class_conditional_mnist.
 @needs_03
 @pytest.mark.parametrize("name, classes", [("VAE", 0), ("ConditionalVAE", 10)])
 def test_chapter_03s_loss_is_the_librarys(name, classes):
-    by_hand = lift("03_class_conditional_mnist", "W", "D", "Skip", name)[name]()
-    model = CVAE(CVAEConfig(num_classes=classes))
+    chapter = lift("03_class_conditional_mnist", "W", "D", "Skip", name)
+    by_hand, model = chapter[name](), CVAE(CVAEConfig(num_classes=classes, hidden=(chapter["W"],) * 4))
     mine = [*by_hand.encode.parameters(), *by_hand.decode.parameters()]
     for parameter, other in zip(mine, model.parameters(), strict=True):
         parameter.data.copy_(other.data)
@@ -111,3 +112,42 @@ def test_chapter_04s_pairs_are_those_of_its_study(study):
     assert torch.equal(pairs.labels, 10 * (words[:, 0] - 1) + words[:, 1] - 1)
     assert mine["WORDS"] == study.WORDS
     assert torch.equal(mine["SideBySide"]()(words), study.SideBySide()(words))
+
+
+needs_05 = pytest.mark.skipif(not (ROOT / "notebooks/05_what_can_y_be.ipynb").exists(), reason="not built")
+CHAPTER_05 = "05_what_can_y_be"
+
+
+@needs_05
+def test_chapter_05s_numbers_are_the_librarys():
+    training = 3 + 2 * torch.randn(200, 3)
+    mine = lift(CHAPTER_05, "Numbers")["Numbers"](training)
+    theirs = AttributeCondition(("a", "b", "c")).standardise(training)
+    asked = torch.randn(50, 3)
+    asked[torch.rand(50, 3) < 0.3] = math.nan
+    torch.testing.assert_close(mine(asked), theirs(asked))
+
+
+@needs_05
+def test_chapter_05s_words_and_their_weights_are_the_librarys():
+    lifted = lift(CHAPTER_05, "Words", "attend")
+    mine, theirs = lifted["Words"](7, 4, 6), CaptionCondition(Vocabulary("abcdefg", 4), 6)
+    theirs.load_state_dict(mine.state_dict())
+    ids = torch.tensor([[3, 1, 0, 0], [7, 2, 2, 5], [0, 0, 0, 0]])
+    values, mask = mine(ids)
+    torch.testing.assert_close(values, theirs(ids).values)
+    assert torch.equal(mask, theirs(ids).mask)
+    slot, h = CrossAttention(5, 6, heads=1, head_dim=8), torch.randn(3, 5)
+    scores = torch.einsum("bd,bld->bl", slot.query(h), slot.key(values)) / 8**0.5
+    torch.testing.assert_close(lifted["attend"](scores, mask), slot.attend(h, theirs(ids))[1][:, 0])
+
+
+@needs_05
+def test_chapter_05s_parts_are_a_condition_that_can_be_missing():
+    parts = lift(CHAPTER_05, "Parts")["Parts"]()
+    y = torch.randint(0, 4, (3, 32, 32))
+    assert parts(y).shape == (3, parts.dim)
+    c = parts(y).unflatten(1, (4, 32, 32))
+    assert torch.equal(c.argmax(1), y) and (c.sum(1) == 1).all()
+    hidden = parts(parts.drop(y, 1.0))
+    assert (hidden == 0).all()

@@ -141,3 +141,48 @@ def test_chapter_04_prints_what_its_prose_says():
         for mode in ("eval(), one digit at a time", "train(), hundreds of all digits", "train(), hundreds of one digit")
     )
     assert abs(eval_mode - mixed) < 0.05 and alone < eval_mode - 0.2
+
+
+def test_chapter_05_numbers_are_obeyed():
+    text = printed("05_what_can_y_be")
+    for name, explained in (("thickness", 0.88), ("slant", 0.95)):
+        asked = rf"^{name}: slope ([\d.]+) ± [\d.]+, intercept [^,]+, R² ([\d.]+), .* \((\d+) drawings\)$"
+        ruler, (slope, r_squared, count) = re.findall(asked, text, re.M)[:2]
+        assert 0.9 < float(ruler[0]) < 1.1 and float(ruler[1]) > 0.95  # the ruler on drawn digits
+        assert 0.9 <= float(slope) <= 1.1 and float(r_squared) >= explained and int(count) >= 1000
+    assert 0.3 < number(r"brightness: slope ([\d.]+)", text) < 0.9  # "timid"
+    for run in (run for run in runs("what_y_can_be") if "numbers_control" in run):
+        assert 0.9 <= run["numbers_thickness_slope"] <= 1.1 and run["numbers_thickness_r2"] >= 0.88
+        assert 0.9 <= run["numbers_slant_slope"] <= 1.1 and run["numbers_slant_r2"] >= 0.95
+        assert run["numbers_thickness_bias"] > 0.1  # "too thick"
+
+
+def test_chapter_05_words_are_obeyed_on_seen_combinations():
+    text = printed("05_what_can_y_be")
+    digit, thick, lean = (
+        number(rf"seen, as often as in the data +digit {pattern}", text)
+        for pattern in (r"([\d.]+)", r"[\d.]+, thin/thick ([\d.]+)", r"[\d.]+, thin/thick [\d.]+, left/right ([\d.]+)")
+    )
+    assert digit >= 0.95 and thick >= 0.9 and lean >= 0.9
+    for run in (run for run in runs("what_y_can_be") if "words_seen_digit" in run):
+        assert run["words_seen_digit"] >= 0.95 and min(run["words_seen_thickness"], run["words_seen_slant"]) >= 0.9
+
+
+def test_chapter_05_faces_are_obeyed():
+    text = printed("05_what_can_y_be")
+    for name in ("hair", "skin", "smile", "glasses", "age"):
+        (ruler, painted) = re.findall(rf"^{name} +slope ([\d.]+) .*R² ([\d.]+)", text, re.M)[:2]
+        assert 0.9 < float(ruler[0]) < 1.1 and 0.85 < float(painted[0]) < 1.1 and float(painted[1]) > 0.95
+
+
+def test_chapter_05_the_more_it_is_told_the_more_likely_the_image():
+    text = printed("05_what_can_y_be")
+    told = r"^told {} +-log p = ([\d.]+)"
+    both, label, numbers, nothing = (
+        float(re.findall(told.format(what), text, re.M)[0])
+        for what in ("label and numbers", "label alone", "numbers alone", "nothing")
+    )
+    assert both + 2 < min(label, numbers) and max(label, numbers) + 2 < nothing
+    for what in ("label and numbers", "nothing"):
+        cost, error = re.findall(rf"only ever told {what} .* it costs ([-\d.]+) ± ([\d.]+) nats more", text)[0]
+        assert float(cost) > 3 * float(error)

@@ -14,7 +14,9 @@ from lifting import lift
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from cvae_lib.conditioning import conditioning
-from cvae_lib.conditions import CaptionCondition, Vocabulary, masked_mean
+from cvae_lib.conditions import AttributeCondition, CaptionCondition, Vocabulary, masked_mean
+from cvae_lib.evaluation import calibration
+from cvae_lib.likelihoods import GaussianPixels
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms, log_importance_weights
 
@@ -402,3 +404,75 @@ def test_equation_4_10_is_the_entropy_of_the_order_of_two_independent_digits():
             entropy += 0.01 * math.log(len(orders))  # both orders of an unequal pair are equally likely
     assert entropy == pytest.approx(0.9 * math.log(2), abs=1e-12)
     assert entropy == pytest.approx(0.624, abs=5e-4)
+
+
+def test_equation_5_1_tells_a_number_and_whether_it_is_known_and_can_be_undone():
+    training = torch.tensor([[1.0, 10.0], [3.0, 20.0], [5.0, math.nan]])
+    condition = AttributeCondition(("a", "b")).standardise(training)
+    asked = torch.tensor([[2.0, math.nan], [9.0, 12.0]])
+    m, s = torch.tensor([3.0, 15.0]), torch.tensor([(8 / 3) ** 0.5, 5.0])
+    k = (~asked.isnan()).float()
+    expected = torch.cat([k * ((asked - m) / s).nan_to_num(0), k], dim=1)
+    torch.testing.assert_close(condition(asked), expected)
+    torch.testing.assert_close(condition.decode(condition.encode(asked)), asked, equal_nan=True)
+
+
+def test_equation_5_2_is_the_least_squares_line_and_its_errors():
+    asked = torch.randn(400).double()
+    measured = 0.8 * asked + 0.3 + 0.2 * torch.randn(400).double()
+    found = calibration(asked.float(), measured.float())
+    design = torch.stack([asked, torch.ones(400).double()], dim=1)
+    slope, intercept = torch.linalg.lstsq(design, measured[:, None]).solution[:, 0]
+    left = (measured - slope * asked - intercept).square().sum()
+    assert found.slope == pytest.approx(slope.item(), abs=1e-5)
+    assert found.r_squared == pytest.approx(1 - (left / (measured - measured.mean()).square().sum()).item(), abs=1e-5)
+    assert found.mean_absolute_error == pytest.approx((measured - asked).abs().mean().item(), abs=1e-5)
+
+
+def test_equation_5_3_is_the_softmax_over_the_words_alone():
+    attend = lift("05_what_can_y_be", "attend")["attend"]
+    scores, mask = 3 * torch.randn(20, 6), torch.rand(20, 6) < 0.6
+    mask[0] = False
+    weights = attend(scores, mask)
+    for row in range(20):
+        words = mask[row]
+        torch.testing.assert_close(weights[row][words], scores[row][words].softmax(0))
+        assert (weights[row][~words] == 0).all()
+    more = torch.cat([scores, torch.randn(20, 3)], 1), torch.cat([mask, torch.zeros(20, 3, dtype=torch.bool)], 1)
+    torch.testing.assert_close(attend(*more)[:, :6], weights)
+
+
+def test_equation_5_4_the_best_sigma_is_the_size_of_the_errors():
+    pixels, x = GaussianPixels(), torch.rand(5, 3, 4, 4)
+    output = torch.randn(5, 3, 4, 4)
+    best = (x - torch.sigmoid(output)).square().mean().log()
+    values = []
+    for step in (-0.3, -0.01, 0.0, 0.01, 0.3):
+        wanted = best + step
+        pixels.raw.data = 10 * torch.atanh(wanted / 10)  # undoes the smooth bound
+        deviation = (0.5 * wanted).exp()
+        by_hand = Normal(torch.sigmoid(output), deviation).log_prob(x).sum((1, 2, 3))
+        torch.testing.assert_close(pixels(output).log_prob(x), by_hand, rtol=1e-4, atol=1e-3)
+        values.append(by_hand.double().sum().item())
+    assert max(values) == values[2]
+
+
+def test_equation_5_5_dropping_mixes_four_losses_in_these_shares():
+    settings = {"condition": "label+attributes", "num_classes": 3, "attributes": ("a",), "image_shape": (1, 2, 2)}
+    model = CVAE(CVAEConfig(latent_dim=2, hidden=(5,), **settings))
+    label, number = model.condition.parts
+    rows, p = 4000, 0.2
+    x, y, a = (torch.rand(rows, 1, 2, 2) < 0.5).float(), torch.randint(0, 3, (rows,)), torch.randn(rows, 1)
+
+    def losses(told):
+        torch.manual_seed(1)
+        return -elbo_terms(model, x, told).elbo.detach()
+
+    no_label, no_number = torch.full_like(y, -1), torch.full_like(a, math.nan)
+    four = torch.stack([losses(told) for told in ((y, a), (y, no_number), (no_label, a), (no_label, no_number))])
+    dropped = label.drop(y, p), number.drop(a, p)
+    which = 2 * (dropped[0] < 0) + dropped[1][:, 0].isnan()  # 0 both, 1 label, 2 numbers, 3 nothing
+    torch.testing.assert_close(losses(dropped), four.gather(0, which[None])[0])
+    shares = torch.tensor([(1 - p) ** 2, p * (1 - p), p * (1 - p), p**2])
+    found = torch.bincount(which, minlength=4) / rows
+    assert ((found - shares).abs() < 4 * (shares * (1 - shares) / rows).sqrt()).all()

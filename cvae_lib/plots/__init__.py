@@ -1,5 +1,6 @@
 """The figures of the course. Each is a :class:`Picture`: a matplotlib figure that carries its alt text."""
 
+from cvae_lib.plots.asked import asked_and_measured, word_maps
 from cvae_lib.plots.charts import bars, confusion, curves, latent_map
 from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
 from cvae_lib.plots.images import digit_grid
@@ -11,6 +12,7 @@ __all__ = [
     "COLOURS",
     "MARKERS",
     "Picture",
+    "asked_and_measured",
     "bars",
     "bound_meter",
     "bound_sweeps",
@@ -23,4 +25,5 @@ __all__ = [
     "new_figure",
     "seed_dots",
     "titled_sheets",
+    "word_maps",
 ]
