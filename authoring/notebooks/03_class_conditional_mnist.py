@@ -519,3 +519,5 @@ print(f"the most forgiving wrong label costs {(own - wrong.max(1).values).mean()
 #   (one-layer VAE: 86.76 nats after 3,280 epochs, with K = 5,000)
 #
 # **Exercises:** [turn your VAE into one that listens](../exercises/03_class_conditional_mnist.ipynb).
+#
+# **Next:** [04 · Where does y go?](04_where_does_y_go.ipynb)

@@ -827,3 +827,5 @@ plots.digit_grid(
 #   to a caption)
 # - Peebles and Xie 2023, *Scalable Diffusion Models with Transformers*, arXiv:2212.09748 (a contest of such ways in diffusion;
 #   modulation that starts at the identity wins)
+#
+# **Next:** [05 · What can y be?](05_what_can_y_be.ipynb)
