@@ -10,7 +10,7 @@ from typing import Any
 
 import nbformat
 import sources
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbclient.util import run_sync
 from nbgrader.preprocessors import Execute as NbgraderExecute
 from nbgrader.preprocessors import NbGraderPreprocessor
@@ -79,7 +79,7 @@ class Execute(NbgraderExecute):  # type: ignore[misc]
         for _ in range(ROUNDS):
             try:
                 return super().preprocess(nb, resources, km)  # type: ignore[no-any-return]
-            except DeadKernelError:
+            except (DeadKernelError, CellTimeoutError):  # the latter, if even an interrupt brought no answer
                 self.left_out.add(self.at)
         self.left_out |= set(range(len(nb.cells)))
         for index, cell in enumerate(nb.cells):
@@ -89,9 +89,10 @@ class Execute(NbgraderExecute):  # type: ignore[misc]
     def preprocess_cell(self, cell: Any, resources: Any, cell_index: int) -> tuple[Any, Any]:
         """Run one cell, unless it is one to be left out; in a check, keep a warning from counting as a failure."""
         self.at = cell_index
-        if cell.cell_type == "code" and cell_index in self.left_out:
-            text = "This cell ended or blocked the kernel, and was left out."
-            cell.outputs = [nbformat.v4.new_output("error", ename="LeftOut", evalue=text, traceback=[text])]
+        if cell_index in self.left_out:
+            if cell.cell_type == "code":
+                text = "This cell ended or blocked the kernel, and was left out."
+                cell.outputs = [nbformat.v4.new_output("error", ename="LeftOut", evalue=text, traceback=[text])]
             return cell, resources
         cell, resources = super().preprocess_cell(cell, resources, cell_index)
         outputs = cell.get("outputs", [])
