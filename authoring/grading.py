@@ -20,7 +20,7 @@ ANSWERS_AFTER = 5  # seconds in which an idle kernel says that it is there
 ROUNDS = 4  # a submission that brings the kernel down more often than this is left at that
 
 # exit() in a notebook ends the kernel after its cell, so that the cells below would never be marked.
-NO_EXIT = "exit = quit = lambda *_: (_ for _ in ()).throw(SystemExit('exit() would end the notebook'))"
+NO_EXIT = "get_ipython().ask_exit = lambda: print('exit() would end the notebook, and is ignored here.')"
 
 
 class ClearSolutions(NbGraderPreprocessor):  # type: ignore[misc]
@@ -69,7 +69,7 @@ class Execute(NbgraderExecute):  # type: ignore[misc]
     """Run a submission to its end, whatever is in it."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"extra_arguments": [f"--IPKernelApp.exec_lines={NO_EXIT}"]} | settings)
+        super().__init__(**settings)
         self.left_out: set[int] = set()
         self.at = 0
 
@@ -81,7 +81,7 @@ class Execute(NbgraderExecute):  # type: ignore[misc]
                 return super().preprocess(nb, resources, km)  # type: ignore[no-any-return]
             except (DeadKernelError, CellTimeoutError):  # the latter, if even an interrupt brought no answer
                 self.left_out.add(self.at)
-        self.left_out |= set(range(len(nb.cells)))
+        self.left_out = set(range(len(nb.cells)))
         for index, cell in enumerate(nb.cells):
             self.preprocess_cell(cell, resources, index)
         return nb, resources
@@ -89,6 +89,8 @@ class Execute(NbgraderExecute):  # type: ignore[misc]
     def preprocess_cell(self, cell: Any, resources: Any, cell_index: int) -> tuple[Any, Any]:
         """Run one cell, unless it is one to be left out; in a check, keep a warning from counting as a failure."""
         self.at = cell_index
+        if cell_index == 0 and self.kc is not None:
+            self.wait_for_reply(self.kc.execute(NO_EXIT, silent=True))
         if cell_index in self.left_out:
             if cell.cell_type == "code":
                 text = "This cell ended or blocked the kernel, and was left out."
