@@ -54,7 +54,7 @@ class Verdict:
         lines = [f"{self.number} {HEADLINES[self.status]}: {self.title}"]
         for name in ("on", "expected", "got", "hint", "note"):
             if text := getattr(self, name):
-                first, *rest = [part for line in text.splitlines() for part in FOLD.wrap(line)]
+                first, *rest = FOLD.wrap(text) if name in ("hint", "note") else text.splitlines()
                 lines += [f"  {name:<9} {first}", *(f"  {'':<9} {line}" for line in rest)]
         return "\n".join(lines)
 
