@@ -1,9 +1,17 @@
 """What the chapters build by hand agrees with the library."""
 
+import importlib.util
+import math
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from lifting import ROOT, lift
 
+from cvae_lib import data
+from cvae_lib.conditioning import CrossAttention, conditioning
+from cvae_lib.conditions import AttributeCondition, CaptionCondition, Tokens, Vocabulary
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
 
@@ -13,8 +21,8 @@ needs_03 = pytest.mark.skipif(not (ROOT / "notebooks/03_class_conditional_mnist.
 @needs_03
 @pytest.mark.parametrize("name, classes", [("VAE", 0), ("ConditionalVAE", 10)])
 def test_chapter_03s_loss_is_the_librarys(name, classes):
-    by_hand = lift("03_class_conditional_mnist", "W", "D", "Skip", name)[name]()
-    model = CVAE(CVAEConfig(num_classes=classes))
+    chapter = lift("03_class_conditional_mnist", "W", "D", "Skip", name)
+    by_hand, model = chapter[name](), CVAE(CVAEConfig(num_classes=classes, hidden=(chapter["W"],) * 4))
     mine = [*by_hand.encode.parameters(), *by_hand.decode.parameters()]
     for parameter, other in zip(mine, model.parameters(), strict=True):
         parameter.data.copy_(other.data)
@@ -25,3 +33,121 @@ def test_chapter_03s_loss_is_the_librarys(name, classes):
     ours = by_hand.loss(x.flatten(1), y) if classes else by_hand.loss(x.flatten(1))
     # The library bounds log-variances at 10, which changes small ones in the fifth digit.
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-6)
+
+
+CHAPTER_04 = {
+    "concatenation": "Concatenate",
+    "addition": "Add",
+    "film": "Modulate",
+    "batchnorm": "NormaliseAndModulate",
+    "attention": "Attend",
+}
+
+
+def pair_of(how: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Return chapter 04's layer and the library's, as they start, for 12 features and 5 numbers."""
+    return lift("04_where_does_y_go", CHAPTER_04[how])[CHAPTER_04[how]](12, 5), conditioning(how, 12, 5)
+
+
+def share_weights(mine: torch.nn.Module, theirs: torch.nn.Module) -> None:
+    for parameter, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+        other.data.copy_(torch.nn.init.normal_(parameter.data, std=0.7))
+
+
+@pytest.mark.parametrize("how", CHAPTER_04)
+def test_chapter_04s_layers_are_the_librarys(how):
+    mine, theirs = pair_of(how)
+    share_weights(mine, theirs)
+    for training in (True, True, False):  # batch norm keeps averages, which two steps move
+        mine.train(training), theirs.train(training)
+        h, c = 1 + 2 * torch.randn(9, 12), torch.randn(9, 5)
+        torch.testing.assert_close(mine(h, c), theirs(h, c))
+    if how == "concatenation":
+        assert mine.out_features == theirs.out_features
+
+
+def test_chapter_04s_attention_reads_a_list_as_the_librarys():
+    mine, theirs = pair_of("attention")
+    share_weights(mine, theirs)
+    h, c = torch.randn(9, 12), torch.randn(9, 4, 5)
+    torch.testing.assert_close(mine(h, c), theirs(h, Tokens(c, torch.ones(9, 4, dtype=torch.bool))))
+
+
+@pytest.mark.parametrize("how", ["film", "attention"])
+def test_chapter_04s_layers_start_where_the_librarys_do(how):
+    h, c = torch.randn(9, 12), torch.randn(9, 5)
+    for layer in pair_of(how):
+        assert torch.equal(layer(h, c), h)
+
+
+def test_chapter_04s_two_zero_layers_never_learn_and_one_does():
+    film = lift("04_where_does_y_go", "Film")["Film"]
+    h, c, wanted = torch.randn(30, 6), torch.eye(3).repeat(10, 1), torch.randn(30, 6)
+    for zeros, learns in ((1, True), (2, False)):
+        layer = film(6, 3, zeros=zeros)
+        assert torch.equal(layer(h, c), h)
+        optimiser = torch.optim.Adam(layer.parameters(), lr=0.01)
+        for _ in range(20):
+            optimiser.zero_grad()
+            (layer(h, c) - wanted).square().mean().backward()
+            optimiser.step()
+        assert bool((layer.outer.weight != 0).any()) == learns
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    """Return the script behind chapter 04's record as a module."""
+    spec = importlib.util.spec_from_file_location("where_y_goes", ROOT / "benchmarks" / "studies" / "where_y_goes.py")
+    assert spec and spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # its dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_chapter_04s_pairs_are_those_of_its_study(study):
+    mine = lift("04_where_does_y_go", "WORDS", "two_digits", "SideBySide")
+    digits = data.strokes("test").subset(slice(50))
+    (pairs, words), (theirs, their_words) = mine["two_digits"](digits, seed=3), study.two_digits(digits, 3)
+    assert torch.equal(pairs.pixels(), theirs.pixels()) and torch.equal(words, their_words)
+    assert torch.equal(pairs.labels, 10 * (words[:, 0] - 1) + words[:, 1] - 1)
+    assert mine["WORDS"] == study.WORDS
+    assert torch.equal(mine["SideBySide"]()(words), study.SideBySide()(words))
+
+
+needs_05 = pytest.mark.skipif(not (ROOT / "notebooks/05_what_can_y_be.ipynb").exists(), reason="not built")
+CHAPTER_05 = "05_what_can_y_be"
+
+
+@needs_05
+def test_chapter_05s_numbers_are_the_librarys():
+    training = 3 + 2 * torch.randn(200, 3)
+    mine = lift(CHAPTER_05, "Numbers")["Numbers"](training)
+    theirs = AttributeCondition(("a", "b", "c")).standardise(training)
+    asked = torch.randn(50, 3)
+    asked[torch.rand(50, 3) < 0.3] = math.nan
+    torch.testing.assert_close(mine(asked), theirs(asked))
+
+
+@needs_05
+def test_chapter_05s_words_and_their_weights_are_the_librarys():
+    lifted = lift(CHAPTER_05, "Words", "attend")
+    mine, theirs = lifted["Words"](7, 4, 6), CaptionCondition(Vocabulary("abcdefg", 4), 6)
+    theirs.load_state_dict(mine.state_dict())
+    ids = torch.tensor([[3, 1, 0, 0], [7, 2, 2, 5], [0, 0, 0, 0]])
+    values, mask = mine(ids)
+    torch.testing.assert_close(values, theirs(ids).values)
+    assert torch.equal(mask, theirs(ids).mask)
+    slot, h = CrossAttention(5, 6, heads=1, head_dim=8), torch.randn(3, 5)
+    scores = torch.einsum("bd,bld->bl", slot.query(h), slot.key(values)) / 8**0.5
+    torch.testing.assert_close(lifted["attend"](scores, mask), slot.attend(h, theirs(ids))[1][:, 0])
+
+
+@needs_05
+def test_chapter_05s_parts_are_a_condition_that_can_be_missing():
+    parts = lift(CHAPTER_05, "Parts")["Parts"]()
+    y = torch.randint(0, 4, (3, 32, 32))
+    assert parts(y).shape == (3, parts.dim)
+    c = parts(y).unflatten(1, (4, 32, 32))
+    assert torch.equal(c.argmax(1), y) and (c.sum(1) == 1).all()
+    hidden = parts(parts.drop(y, 1.0))
+    assert (hidden == 0).all()

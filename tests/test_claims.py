@@ -73,3 +73,116 @@ def test_chapter_00_says_what_the_card_says():
     text = printed("00_start_here")
     assert number(r"conditional negative log-likelihood: ([\d.]+)", text) < 84.0
     assert number(r"drawings read as asked: ([\d.]+)%", text) >= 98.0
+
+
+CONTEST = ("concatenation", "addition", "film", "batchnorm", "attention")
+
+
+def test_chapter_04_the_contest_has_two_orders():
+    for run in runs("where_y_goes"):
+        nll, control = ({way: run[f"{way}_{figure}"] for way in CONTEST} for figure in ("nll", "control"))
+        assert min(nll, key=nll.__getitem__) == "batchnorm"
+        assert max(nll, key=nll.__getitem__) == "attention" and nll["attention"] - nll["concatenation"] > 3
+        assert control["attention"] > control["batchnorm"]
+        assert min(control, key=control.__getitem__) == "concatenation"
+        assert all(abs(run[f"{way}_parameters"] / run["concatenation_parameters"] - 1) < 0.01 for way in CONTEST)
+        assert min(CONTEST, key=lambda way: run[f"{way}_time"]) == "concatenation"
+        assert max(CONTEST, key=lambda way: run[f"{way}_time"]) == "attention"
+
+
+def test_chapter_04_the_start_matters_more_than_the_way_and_time_levels():
+    for run in runs("where_y_goes"):
+        assert run["loud_control"] > max(run[f"{way}_control"] for way in CONTEST)
+        assert run["attention_nll"] - run["attention_wide_nll"] > 5  # "the price of idle parameters"
+        late = [run[f"{way}_long_nll"] for way in ("concatenation", "loud", "addition", "film", "batchnorm")]
+        assert max(late) - min(late) < 1.5
+        best = min(run["film_long_nll"], run["batchnorm_long_nll"])
+        assert best == min(late) and run["loud_long_nll"] - best < 1
+        assert all(run[f"{way}_nll"] - run[f"{way}_long_nll"] > 5 for way in (*CONTEST, "loud"))
+        modulations = min(run["film_long_control"], run["batchnorm_long_control"])
+        assert modulations > run["loud_long_control"] > run["concatenation_long_control"]
+        assert run["addition_long_control"] < run["concatenation_long_control"] + 0.02  # "obeys no better"
+
+
+def test_chapter_04_where_y_is_told():
+    for run in runs("where_y_goes"):
+        assert 0.4 < run["first_control"] < 0.6 and run["last_control"] < 0.2  # "about a half", "almost to chance"
+        assert run["film_last_control"] > 0.5
+        assert abs(run["encoder_control"] - 0.1) < 0.02 and abs(run["encoder_nll"] - run["none_nll"]) < 1
+        assert run["encoder_y_used"] < 1 < 10 < run["decoder_y_used"]
+        assert 0.35 < run["decoder_control"] / run["concatenation_control"] < 0.55
+        assert 0.5 < run["decoder_nll"] - run["concatenation_nll"] < 2
+        told = min(run[f"{who}_prior_control"] for who in ("encoder", "decoder", "both"))
+        assert told > run["concatenation_control"] + 0.05 and run["loud_control"] > told - 0.05
+
+
+def test_chapter_04_a_mean_forgets_the_order():
+    for run in runs("where_y_goes"):
+        for reader in ("attention", "side_by_side"):
+            assert 0.35 < run[f"pair_{reader}_exact"] < 0.5
+        for reader in ("concatenation", "film"):
+            assert run[f"pair_{reader}_exact"] < 0.2 and run[f"pair_{reader}_either_order"] < 0.3
+        assert run["pair_attention_nll"] > run["pair_side_by_side_nll"]
+
+
+def test_chapter_04_prints_what_its_prose_says():
+    text = printed("04_where_does_y_go")
+    costs = [float(cost) for cost in re.findall(r"encoder told, K = +\d+: another y costs (\S+)", text)]
+    assert costs == sorted(costs, reverse=True) and costs[-1] < costs[0] / 2
+    costs = [float(cost) for cost in re.findall(r"decoder told, K = +\d+: another y costs (\S+)", text)]
+    assert costs[-1] > 0.8 * costs[0]
+    worth = number(r"the order is worth ([\d.]+) ±", text)
+    assert 0.9 * 0.624 < worth <= 0.9 * math.log(2)
+    control = r" +size of FiLM's weights +[\d.]+, control ([\d.]+)"
+    assert number("two zero layers" + control, text) < 0.2 < 0.6 < number("no zero layer" + control, text)
+    assert number(r"two zero layers +size of FiLM's weights +([\d.]+)", text) == 0
+    eval_mode, mixed, alone = (
+        number(rf"{re.escape(mode)} +control ([\d.]+)", text)
+        for mode in ("eval(), one digit at a time", "train(), hundreds of all digits", "train(), hundreds of one digit")
+    )
+    assert abs(eval_mode - mixed) < 0.05 and alone < eval_mode - 0.2
+
+
+def test_chapter_05_numbers_are_obeyed():
+    text = printed("05_what_can_y_be")
+    for name, explained in (("thickness", 0.88), ("slant", 0.95)):
+        asked = rf"^{name}: slope ([\d.]+) ± [\d.]+, intercept [^,]+, R² ([\d.]+), .* \((\d+) drawings\)$"
+        ruler, (slope, r_squared, count) = re.findall(asked, text, re.M)[:2]
+        assert 0.9 < float(ruler[0]) < 1.1 and float(ruler[1]) > 0.95  # the ruler on drawn digits
+        assert 0.9 <= float(slope) <= 1.1 and float(r_squared) >= explained and int(count) >= 1000
+    assert 0.3 < number(r"brightness: slope ([\d.]+)", text) < 0.9  # "timid"
+    for run in (run for run in runs("what_y_can_be") if "numbers_control" in run):
+        assert 0.9 <= run["numbers_thickness_slope"] <= 1.1 and run["numbers_thickness_r2"] >= 0.88
+        assert 0.9 <= run["numbers_slant_slope"] <= 1.1 and run["numbers_slant_r2"] >= 0.95
+        assert run["numbers_thickness_bias"] > 0.1  # "too thick"
+
+
+def test_chapter_05_words_are_obeyed_on_seen_combinations():
+    text = printed("05_what_can_y_be")
+    digit, thick, lean = (
+        number(rf"seen, as often as in the data +digit {pattern}", text)
+        for pattern in (r"([\d.]+)", r"[\d.]+, thin/thick ([\d.]+)", r"[\d.]+, thin/thick [\d.]+, left/right ([\d.]+)")
+    )
+    assert digit >= 0.95 and thick >= 0.9 and lean >= 0.9
+    for run in (run for run in runs("what_y_can_be") if "words_seen_digit" in run):
+        assert run["words_seen_digit"] >= 0.95 and min(run["words_seen_thickness"], run["words_seen_slant"]) >= 0.9
+
+
+def test_chapter_05_faces_are_obeyed():
+    text = printed("05_what_can_y_be")
+    for name in ("hair", "skin", "smile", "glasses", "age"):
+        (ruler, painted) = re.findall(rf"^{name} +slope ([\d.]+) .*R² ([\d.]+)", text, re.M)[:2]
+        assert 0.9 < float(ruler[0]) < 1.1 and 0.85 < float(painted[0]) < 1.1 and float(painted[1]) > 0.95
+
+
+def test_chapter_05_the_more_it_is_told_the_more_likely_the_image():
+    text = printed("05_what_can_y_be")
+    told = r"^told {} +-log p = ([\d.]+)"
+    both, label, numbers, nothing = (
+        float(re.findall(told.format(what), text, re.M)[0])
+        for what in ("label and numbers", "label alone", "numbers alone", "nothing")
+    )
+    assert both + 2 < min(label, numbers) and max(label, numbers) + 2 < nothing
+    for what in ("label and numbers", "nothing"):
+        cost, error = re.findall(rf"only ever told {what} .* it costs ([-\d.]+) ± ([\d.]+) nats more", text)[0]
+        assert float(cost) > 3 * float(error)

@@ -13,6 +13,10 @@ import torch
 from lifting import lift
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from cvae_lib.conditioning import conditioning
+from cvae_lib.conditions import AttributeCondition, CaptionCondition, Vocabulary, masked_mean
+from cvae_lib.evaluation import calibration
+from cvae_lib.likelihoods import GaussianPixels
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms, log_importance_weights
 
@@ -282,3 +286,193 @@ def test_equation_3_6_is_the_softmax_of_the_table(tiny):
     likelihoods = table(tiny).detach()
     joint = likelihoods.exp() / 3
     torch.testing.assert_close(likelihoods.softmax(1), joint / joint.sum(1, keepdim=True), atol=1e-12, rtol=0)
+
+
+# --- chapter 04: the layers as the chapter builds them, each against the matrices of its formula --------------------
+
+
+def of_chapter_04(name: str, *sizes: int) -> torch.nn.Module:
+    """Return one of the chapter's layers in float64, every parameter random: none is where it started."""
+    layer = lift("04_where_does_y_go", name)[name](*sizes).double()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    return layer
+
+
+@pytest.fixture
+def features() -> torch.Tensor:
+    return torch.randn(7, 6, dtype=torch.float64)
+
+
+@pytest.fixture
+def one_hot() -> torch.Tensor:
+    return torch.eye(4, dtype=torch.float64)[torch.tensor([0, 3, 1, 1, 2, 0, 3])]
+
+
+def test_equation_4_1_concatenation_gives_each_class_a_bias_of_its_own(features, one_hot):
+    weight, bias = torch.randn(5, 10, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    glued = of_chapter_04("Concatenate", 6, 4)(features, one_hot) @ weight.T + bias
+    table = weight[:, 6:].T  # a row for each class
+    by_class = torch.stack(
+        [weight[:, :6] @ h + bias + table[y] for h, y in zip(features, one_hot.argmax(1), strict=True)]
+    )
+    torch.testing.assert_close(glued, by_class)
+
+
+def test_equation_4_2_addition_does_too_and_reaches_the_same_biases(features, one_hot):
+    weight, bias = torch.randn(6, 6, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+    add, wanted = of_chapter_04("Add", 6, 4), torch.randn(6, 4, dtype=torch.float64)
+    out = add(features, one_hot) @ weight.T + bias
+    torch.testing.assert_close(out, features @ weight.T + bias + one_hot @ (weight @ add.embed.weight).T)
+    add.embed.weight.data = torch.linalg.solve(weight, wanted)  # any W_c of (4.1) is some W E, as W is invertible
+    shift = add(features, one_hot) @ weight.T - features @ weight.T
+    torch.testing.assert_close(shift, one_hot @ wanted.T)
+
+
+def test_equation_4_3_modulation_gives_each_class_a_matrix_of_its_own(features, one_hot):
+    film, weight = of_chapter_04("Modulate", 6, 4), torch.randn(5, 6, dtype=torch.float64)
+    table = film.modulate.weight.T  # (4, 12): gamma and beta of each class
+    by_class = []
+    for h, y in zip(features, one_hot.argmax(1), strict=True):
+        by_class.append(weight @ torch.diag(1 + table[y, :6]) @ h + weight @ table[y, 6:])
+    torch.testing.assert_close(film(features, one_hot) @ weight.T, torch.stack(by_class))
+
+
+def test_equation_4_4_is_torchs_batch_norm_with_a_scale_and_a_shift_for_each_class(features, one_hot):
+    layer, plain = of_chapter_04("NormaliseAndModulate", 6, 4), torch.nn.BatchNorm1d(6, affine=False).double()
+    for training in (True, True, False):  # two steps move the running averages, then they are used
+        layer.train(training), plain.train(training)
+        scale, shift = layer.modulate(one_hot).chunk(2, dim=1)
+        expected = (layer.gamma + scale) * plain(features) + layer.beta + shift
+        torch.testing.assert_close(layer(features, one_hot), expected)
+
+
+def test_equation_4_5_is_torchs_attention(features):
+    attend, tokens = of_chapter_04("Attend", 6, 4, 2, 3), torch.randn(7, 5, 4, dtype=torch.float64)
+    q, k, v = (
+        layer(rows).unflatten(-1, (2, 3)).transpose(1, 2)  # (B, heads, L, d)
+        for layer, rows in ((attend.query, features[:, None]), (attend.key, tokens), (attend.value, tokens))
+    )
+    found = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)[:, 0]
+    torch.testing.assert_close(attend(features, tokens), features + found @ attend.output.weight.T)
+
+
+def test_equation_4_6_attention_to_one_token_is_addition_and_asks_no_question(features, one_hot):
+    attend = of_chapter_04("Attend", 6, 4)
+    embedding = attend.output.weight @ attend.value.weight
+    out = attend(features, one_hot)
+    torch.testing.assert_close(out, features + one_hot @ embedding.T)
+    out.square().sum().backward()
+    assert attend.query.weight.grad.abs().max() == 0 and attend.key.weight.grad.abs().max() == 0
+    assert attend.value.weight.grad.abs().max() > 0
+
+
+def test_equation_4_7_told_last_a_label_adds_the_same_to_every_drawing():
+    config = CVAEConfig(num_classes=3, latent_dim=2, hidden=(6, 6), image_shape=(1, 2, 2), where=(2,))
+    model = CVAE(config).double()
+    z, y, other = torch.randn(9, 2).double(), torch.full((9,), 0), torch.full((9,), 2)
+    difference = (model.likelihood(z, y).base_dist.logits - model.likelihood(z, other).base_dist.logits).flatten(1)
+    stencils = model.decoder.net.layers[2].weight[:, -3:]
+    torch.testing.assert_close(difference, (stencils[:, 0] - stencils[:, 2]).expand(9, -1))
+
+
+def test_equation_4_8_an_encoder_alone_steers_nothing():
+    config = CVAEConfig(num_classes=3, latent_dim=1, hidden=(6,), image_shape=(1, 2, 2), condition_in="encoder")
+    model = CVAE(config).double()
+    likelihoods = table(model).detach()
+    torch.testing.assert_close(likelihoods[:, :1].expand(-1, 3), likelihoods, atol=0, rtol=0)
+    x, means = EVERY_IMAGE, []
+    means = [model.posterior(x, torch.full((16,), label)).mean for label in range(3)]
+    assert (means[0] - means[1]).abs().max() > 1e-3  # though the encoder does listen
+
+
+def test_equation_4_9_the_mean_forgets_the_order_and_attention_does_not():
+    condition = CaptionCondition(Vocabulary(("three", "seven"), 2), 8).double()
+    forth, back = condition(["three seven"]), condition(["seven three"])
+    torch.testing.assert_close(masked_mean(forth), masked_mean(back))
+    attention = conditioning("attention", 6, 8).double()
+    torch.nn.init.normal_(attention.output.weight)
+    h = 5 * torch.randn(1, 6).double()
+    assert (attention(h, forth) - attention(h, back)).abs().max() > 1e-4
+
+
+def test_equation_4_10_is_the_entropy_of_the_order_of_two_independent_digits():
+    entropy = 0.0
+    for a in range(10):
+        for b in range(10):
+            orders = {(a, b), (b, a)}
+            entropy += 0.01 * math.log(len(orders))  # both orders of an unequal pair are equally likely
+    assert entropy == pytest.approx(0.9 * math.log(2), abs=1e-12)
+    assert entropy == pytest.approx(0.624, abs=5e-4)
+
+
+def test_equation_5_1_tells_a_number_and_whether_it_is_known_and_can_be_undone():
+    training = torch.tensor([[1.0, 10.0], [3.0, 20.0], [5.0, math.nan]])
+    condition = AttributeCondition(("a", "b")).standardise(training)
+    asked = torch.tensor([[2.0, math.nan], [9.0, 12.0]])
+    m, s = torch.tensor([3.0, 15.0]), torch.tensor([(8 / 3) ** 0.5, 5.0])
+    k = (~asked.isnan()).float()
+    expected = torch.cat([k * ((asked - m) / s).nan_to_num(0), k], dim=1)
+    torch.testing.assert_close(condition(asked), expected)
+    torch.testing.assert_close(condition.decode(condition.encode(asked)), asked, equal_nan=True)
+
+
+def test_equation_5_2_is_the_least_squares_line_and_its_errors():
+    asked = torch.randn(400).double()
+    measured = 0.8 * asked + 0.3 + 0.2 * torch.randn(400).double()
+    found = calibration(asked.float(), measured.float())
+    design = torch.stack([asked, torch.ones(400).double()], dim=1)
+    slope, intercept = torch.linalg.lstsq(design, measured[:, None]).solution[:, 0]
+    left = (measured - slope * asked - intercept).square().sum()
+    assert found.slope == pytest.approx(slope.item(), abs=1e-5)
+    assert found.r_squared == pytest.approx(1 - (left / (measured - measured.mean()).square().sum()).item(), abs=1e-5)
+    assert found.mean_absolute_error == pytest.approx((measured - asked).abs().mean().item(), abs=1e-5)
+
+
+def test_equation_5_3_is_the_softmax_over_the_words_alone():
+    attend = lift("05_what_can_y_be", "attend")["attend"]
+    scores, mask = 3 * torch.randn(20, 6), torch.rand(20, 6) < 0.6
+    mask[0] = False
+    weights = attend(scores, mask)
+    for row in range(20):
+        words = mask[row]
+        torch.testing.assert_close(weights[row][words], scores[row][words].softmax(0))
+        assert (weights[row][~words] == 0).all()
+    more = torch.cat([scores, torch.randn(20, 3)], 1), torch.cat([mask, torch.zeros(20, 3, dtype=torch.bool)], 1)
+    torch.testing.assert_close(attend(*more)[:, :6], weights)
+
+
+def test_equation_5_4_the_best_sigma_is_the_size_of_the_errors():
+    pixels, x = GaussianPixels(), torch.rand(5, 3, 4, 4)
+    output = torch.randn(5, 3, 4, 4)
+    best = (x - torch.sigmoid(output)).square().mean().log()
+    values = []
+    for step in (-0.3, -0.01, 0.0, 0.01, 0.3):
+        wanted = best + step
+        pixels.raw.data = 10 * torch.atanh(wanted / 10)  # undoes the smooth bound
+        deviation = (0.5 * wanted).exp()
+        by_hand = Normal(torch.sigmoid(output), deviation).log_prob(x).sum((1, 2, 3))
+        torch.testing.assert_close(pixels(output).log_prob(x), by_hand, rtol=1e-4, atol=1e-3)
+        values.append(by_hand.double().sum().item())
+    assert max(values) == values[2]
+
+
+def test_equation_5_5_dropping_mixes_four_losses_in_these_shares():
+    settings = {"condition": "label+attributes", "num_classes": 3, "attributes": ("a",), "image_shape": (1, 2, 2)}
+    model = CVAE(CVAEConfig(latent_dim=2, hidden=(5,), **settings))
+    label, number = model.condition.parts
+    rows, p = 4000, 0.2
+    x, y, a = (torch.rand(rows, 1, 2, 2) < 0.5).float(), torch.randint(0, 3, (rows,)), torch.randn(rows, 1)
+
+    def losses(told):
+        torch.manual_seed(1)
+        return -elbo_terms(model, x, told).elbo.detach()
+
+    no_label, no_number = torch.full_like(y, -1), torch.full_like(a, math.nan)
+    four = torch.stack([losses(told) for told in ((y, a), (y, no_number), (no_label, a), (no_label, no_number))])
+    dropped = label.drop(y, p), number.drop(a, p)
+    which = 2 * (dropped[0] < 0) + dropped[1][:, 0].isnan()  # 0 both, 1 label, 2 numbers, 3 nothing
+    torch.testing.assert_close(losses(dropped), four.gather(0, which[None])[0])
+    shares = torch.tensor([(1 - p) ** 2, p * (1 - p), p * (1 - p), p**2])
+    found = torch.bincount(which, minlength=4) / rows
+    assert ((found - shares).abs() < 4 * (shares * (1 - shares) / rows).sqrt()).all()

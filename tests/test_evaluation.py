@@ -12,6 +12,7 @@ from cvae_lib.evaluation import (
     accuracy,
     class_log_likelihoods,
     control_accuracy,
+    is_y_used,
     linear_probe,
     log_likelihood,
     mean_and_error,
@@ -67,6 +68,26 @@ def test_importance_sampling_finds_the_integral(num_classes):
     estimate = log_likelihood(net, images, samples=8000, pixels="threshold", precision="float32")
     assert (estimate.per_example - exact).abs().max() < 0.05
     assert estimate.mean == pytest.approx(float(exact.mean()), abs=0.01)
+
+
+def test_a_condition_of_several_parts_is_told_row_by_row():
+    """A tuple of label and attributes, one of them unknown, against each image's own likelihood."""
+    data = scribbles(30)
+    net = model(condition="label+attributes", attributes=("width", "lean"))
+    numbers = torch.randn(30, 2)
+    numbers[4, 1] = math.nan
+    x, y = data.pixels(mode="threshold"), (data.labels, numbers)
+    found = log_likelihood(net, data, samples=4000, y=y, pixels="threshold")
+    alone = [
+        exact_log_likelihood(net.float(), x[i : i + 1].double(), (y[0][i : i + 1], y[1][i : i + 1].double()))
+        for i in (0, 4, 29)
+    ]
+    net.float()
+    torch.testing.assert_close(found.per_example[[0, 4, 29]].double(), torch.cat(alone), atol=0.03, rtol=0)
+    lost = is_y_used(net, data, samples=50, y=y).likelihood_lost
+    assert lost.mean > 0 or lost.standard_error > 0
+    with pytest.raises(ValueError, match="one entry per image, 30, not 29"):
+        log_likelihood(net, data, y=(data.labels, numbers[:29]))
 
 
 def test_fewer_samples_give_a_lower_bound():

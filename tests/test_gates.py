@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
     "course",
     "strokes",
+    "faces",
     "data",
     "conditions",
     "conditioning",

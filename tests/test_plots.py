@@ -48,3 +48,49 @@ def test_the_confusion_matrix_counts():
     axes = plots.confusion(truth, guess, "Counts.").figure.axes[0]
     found = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
     assert found == {(0, 0): "1", (0, 1): "1", (1, 1): "1", (2, 2): "1"}
+
+
+def test_every_seed_has_a_dot_and_the_live_run_a_diamond():
+    panels = {"nats": {"a": [3.0, 1.0, 2.0], "b": [5.0, 4.0, 6.0]}, "control": {"a": [0.5], "b": [0.6]}}
+    picture = plots.seed_dots(panels, "Dots.", live={"nats": {"b": 4.5}})
+    left, right = picture.figure.axes
+    assert [list(line.get_xdata()) for line in left.lines] == [[3.0, 1.0, 2.0], [5.0, 4.0, 6.0], [4.5]]
+    assert [set(line.get_ydata()) for line in left.lines] == [{0}, {1}, {1}]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    assert len(right.lines) == 2  # no run at hand in this panel
+    assert left.get_ylim()[0] > left.get_ylim()[1]  # the first row on top
+
+
+def test_panels_that_do_not_agree_are_refused():
+    with pytest.raises(ValueError, match="same models"):
+        plots.seed_dots({"one": {"a": [1.0]}, "two": {"b": [1.0]}}, "Dots.")
+    with pytest.raises(ValueError, match="at least one panel"):
+        plots.seed_dots({}, "Dots.")
+
+
+def test_what_was_measured_stands_over_what_was_asked():
+    asked, measured = torch.tensor([1.0, 1.0, 2.0, 2.0]), torch.tensor([1.0, 3.0, 2.0, 2.0])
+    picture = plots.asked_and_measured({"a": (asked, measured), "b": (asked, asked)}, "Two panels of dots.")
+    dots, ideal = picture.figure.axes[0].lines
+    assert dots.get_xydata().tolist() == [[1, 1], [1, 3], [2, 2], [2, 2]]
+    assert ideal.get_xydata().tolist() == [[1, 1], [2, 2]]
+    means = plots.asked_and_measured(
+        {"a": (asked, measured)}, "Averages with their spread.", averages=True, ranges={"a": (1.2, 1.8)}
+    )
+    (axes,) = means.figure.axes
+    assert axes.lines[0].get_xydata().tolist() == [[1, 2], [2, 2]]
+    assert [patch.get_x() for patch in axes.patches] == [1.2]
+    with pytest.raises(ValueError, match="at least one"):
+        plots.asked_and_measured({}, "Nothing.")
+
+
+def test_a_word_map_writes_its_numbers_where_they_belong():
+    table = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
+    picture = plots.word_maps({"one": table, "two": 1 - table}, ["a", "seven"], ["x", "y", "z"], "Two tables.")
+    first, second = picture.figure.axes
+    found = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in first.texts}
+    assert found[0, 1] == "0.75" and found[1, 0] == "1.00" and len(found) == 6
+    assert second.texts[0].get_text() == "0.75"
+    assert [label.get_text() for label in first.get_xticklabels()] == ["a", "seven"]
+    with pytest.raises(ValueError, match="3 rows and 1 columns"):
+        plots.word_maps({"one": table}, ["a"], ["x", "y", "z"], "A table that does not fit.")

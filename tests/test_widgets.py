@@ -16,7 +16,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 from cvae_lib import plots, pretrained, strokes, widgets
 from cvae_lib.laboratory import LinearGaussian
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.widgets import Choice, Count, Panel, Slider
+from cvae_lib.widgets import Choice, Count, Panel, Slider, Text
 from cvae_lib.widgets.panel import NO_WIDGETS, WIDGET
 
 
@@ -42,12 +42,31 @@ def bound(plane: Any) -> Panel:
     )
 
 
+@pytest.fixture(scope="module")
+def numbers() -> CVAE:
+    """A model of a label and two numbers, untrained: its panel must work before its pictures are any good."""
+    torch.manual_seed(3)
+    settings = {"condition": "label+attributes", "num_classes": 3, "attributes": ("thickness", "slant")}
+    made = CVAE(CVAEConfig(latent_dim=3, hidden=(9,), **settings)).eval()
+    made.condition.parts[1].standardise(torch.tensor([[1.0, -0.5], [3.0, 0.5]]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def reader() -> CVAE:
+    torch.manual_seed(3)
+    words = ("a", "seven", "thick", "thin")
+    return CVAE(CVAEConfig(latent_dim=3, hidden=(9,), condition="caption", words=words, caption_length=3)).eval()
+
+
 def positions(control: Any, dense: bool) -> list[Any]:
     """Return where a control can be: everywhere if dense, else at its ends and its start."""
     if isinstance(control, Choice):
         return list(control.options) if dense else [control.options[0], control.options[-1]]
     if isinstance(control, Count):
         return [0, 1, 10**6] if dense else [0, 1]
+    if isinstance(control, Text):
+        return ["a seven", "seven a thin", "a"] if dense else [control.start, "thin"]
     steps = round((control.high - control.low) / control.step)
     return [control.low + i * control.step for i in range(steps + 1)] if dense else [control.low, control.high]
 
@@ -88,6 +107,19 @@ def test_the_blending_panel_draws_wherever_its_controls_are(model):
         sheets = [axes.images[0].get_array() for axes in picture.figure.axes]
         assert [sheet.shape for sheet in sheets] == [(28, 28, 3)] * 3
         assert all(sheet.min() < 0.5 for sheet in sheets)
+
+
+def test_the_attribute_panel_draws_wherever_its_controls_are(numbers):
+    for picture in drive(widgets.attribute_panel(numbers, label=2, measure=strokes.measure)):
+        large, small = (axes.images[0].get_array() for axes in picture.figure.axes)
+        assert large.shape == (28, 28, 3) and small.shape == (58, 148, 3)
+        assert "measured" in picture.alt
+
+
+def test_the_caption_panel_draws_whatever_can_be_read(reader):
+    for picture in drive(widgets.caption_panel(reader, ["a thin seven", "seven"])):
+        large, small = (axes.images[0].get_array() for axes in picture.figure.axes)
+        assert large.shape == (28, 28, 3) and small.shape == (58, 148, 3)
 
 
 def test_the_bound_panel_never_shows_a_bound_above_the_ceiling(plane):
@@ -225,6 +257,82 @@ def test_values_that_mean_nothing_are_refused_in_a_sentence(model, plane):
         widgets.bound_panel(MultivariateNormal(torch.zeros(3), torch.eye(3)), lambda q: q.mean.sum(), 0.0)
 
 
+def test_the_decoder_hears_what_the_attribute_sliders_say(numbers):
+    heard: list[torch.Tensor] = []
+    hook = numbers.decoder.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[1]))
+    widgets.draw_attributes(numbers, {"thickness": 4.0, "slant": 0.25}, label=1)
+    hook.remove()
+    # standardised by mean 2 and 0, standard deviation 1 and 0.5, with both flags up, behind the one-hot label
+    torch.testing.assert_close(heard[0], torch.tensor([[0.0, 1, 0, 2, 0.5, 1, 1]]).expand(11, -1))
+
+
+def test_the_title_tells_the_mean_of_what_was_measured(numbers):
+    seen = []
+
+    def ruler(images):
+        seen.append(len(images))
+        return strokes.Measures(*(torch.arange(len(images)) + offset for offset in (0.0, 1.0, 2.0)))
+
+    picture = widgets.draw_attributes(numbers, {"thickness": 2.0, "slant": 0.0}, measure=ruler)
+    assert seen == [11]  # the one drawn large and the ten beside it, whose mean is 5 and 6
+    assert picture.figure.axes[1].get_title() == "measured: thickness 5.00, slant 6.00"
+    assert "thickness 2.00 (measured 5.00)" in picture.alt
+
+
+def test_faces_are_asked_for_without_a_label():
+    settings = {"condition": "attributes", "attributes": ("smile",), "image_shape": (3, 32, 32)}
+    panel = widgets.attribute_panel(CVAE(CVAEConfig(latent_dim=2, hidden=(5,), **settings)), limits={"smile": (-1, 1)})
+    assert list(panel.controls) == ["smile", "seed"]
+    assert (panel.controls["smile"].low, panel.controls["smile"].high) == (-1, 1)
+    assert panel.draw(**panel.start()).figure.axes[0].images[0].get_array().shape == (32, 32, 3)
+
+
+def test_a_caption_that_cannot_be_read_is_answered_in_the_panel(reader):
+    panel = widgets.caption_panel(reader, ["a thin seven"])
+    panel.live()
+    panel._inputs["caption"].value = "a thin sevne"
+    assert "did you mean &#x27;seven&#x27;?" in panel._message.value and "a thin seven" in alt(panel)
+    panel._inputs["caption"].value = "a thick seven"
+    assert panel._message.value == "" and "a thick seven" in alt(panel)
+    panel._inputs["caption"].value = " "
+    assert "at least one word" in panel._message.value
+
+
+def test_a_caption_is_read_when_enter_is_pressed_and_not_at_every_letter(reader):
+    panel = widgets.caption_panel(reader, ["a thin seven"])
+    panel.live()
+    assert panel._inputs["caption"].continuous_update is False
+
+
+def test_rows_of_a_caption_sheet_share_their_latents(reader):
+    heard: list[tuple[torch.Tensor, ...]] = []
+    hook = reader.decoder.register_forward_pre_hook(lambda _, inputs: heard.append(inputs))
+    widgets.caption_sheet(reader, ["a seven", "thin seven"], count=4)
+    hook.remove()
+    z, c = heard[0]
+    assert torch.equal(z[:4], z[4:]) and len(z[:4].unique(dim=0)) == 4
+    assert c.mask.sum(1).tolist() == [2] * 8 and torch.equal(c.values[0], c.values[3])
+
+
+@pytest.mark.parametrize("settings", [{}, {"condition": "label+embedding"}, {"condition": "caption", "words": ("a",)}])
+def test_a_model_that_is_told_no_attributes_is_refused(settings):
+    with pytest.raises(ValueError, match="told otherwise"):
+        widgets.attribute_panel(CVAE(CVAEConfig(**settings)))
+
+
+def test_requests_the_new_panels_cannot_draw_are_refused_in_a_sentence(numbers, reader, model):
+    with pytest.raises(ValueError, match="thickness, slant, not for slant"):
+        widgets.draw_attributes(numbers, {"slant": 0.0})
+    with pytest.raises(ValueError, match="0 to 2, and 3 is not"):
+        widgets.draw_attributes(numbers, {"thickness": 2.0, "slant": 0.0}, label=3)
+    with pytest.raises(ValueError, match="in words"):
+        widgets.caption_panel(model, ["a seven"])
+    with pytest.raises(ValueError, match="at least one caption"):
+        widgets.caption_panel(reader, [])
+    with pytest.raises(ValueError, match="label"):
+        Text(" ")
+
+
 # --- the panel itself ---------------------------------------------------------------------------------------
 
 
@@ -302,16 +410,21 @@ def test_without_ipywidgets_the_still_is_shown_and_the_way_out_named(panel, monk
     assert capsys.readouterr().out.strip() == NO_WIDGETS
 
 
-@pytest.mark.parametrize(
-    "make", [lambda m, p: widgets.draw_panel(m), lambda m, p: widgets.blend_panel(m), lambda m, p: bound(p)]
-)
-def test_every_control_says_what_it_is_and_every_still_what_moving_shows(make, model, plane):
-    panel = make(model, plane)
+@pytest.mark.parametrize("which", ["draw", "blend", "bound", "attributes", "caption"])
+def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, model, plane, numbers, reader):
+    panel = {
+        "draw": lambda: widgets.draw_panel(model),
+        "blend": lambda: widgets.blend_panel(model),
+        "bound": lambda: bound(plane),
+        "attributes": lambda: widgets.attribute_panel(numbers),
+        "caption": lambda: widgets.caption_panel(reader, ["a thin seven", "seven"]),
+    }[which]()
     panel.live()
     for name, control in panel.controls.items():
         assert panel._inputs[name].description == control.label != ""
         assert panel._inputs[name].value == control.start
-    assert "slider" in panel.still.alt and "panel" in panel.still.alt
+    moved = "box" if which == "caption" else "slider"
+    assert moved in panel.still.alt and "panel" in panel.still.alt
 
 
 def test_controls_that_cannot_work_are_refused():

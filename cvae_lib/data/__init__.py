@@ -1,4 +1,4 @@
-"""The datasets of the course, each as an ``ImageSet``: MNIST, Fashion-MNIST, and the built-in strokes."""
+"""The datasets of the course, each as an ``ImageSet``: MNIST, Fashion-MNIST, CelebA, built-in strokes and faces."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from cvae_lib.course import FAST_DATASET, capped, data_root
+from cvae_lib.data._celeba import celeba
 from cvae_lib.data._download import DataUnavailable, Source, ensure_whole, first_line
 from cvae_lib.data._imageset import Batch, Batches, ImageSet, PixelMode, binarise
 
@@ -18,7 +19,9 @@ __all__ = [
     "PixelMode",
     "Split",
     "binarise",
+    "celeba",
     "digits",
+    "faces",
     "fashion_mnist",
     "mnist",
     "strokes",
@@ -105,6 +108,37 @@ def strokes(
     truth = draw(split, count=count, seed=seed, device=device)._asdict()
     images, labels, masks = (truth.pop(name) for name in ("images", "labels", "masks"))
     return ImageSet(images, labels, "strokes", attributes=truth, masks=masks, classes=10)
+
+
+def faces(
+    split: Split = "train",
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> ImageSet:
+    """Draw the built-in faces: colour pictures of shape (3, 32, 32) whose attributes are known.
+
+    Args:
+        split: ``train`` (20,000) or ``test`` (2,000); the two share no image.
+        count: how many images, if not all; the fast profile gives at most 2,000.
+        seed: same seed, same images.
+        device: where they go.
+
+    Returns:
+        A set with the attributes hair, skin, smile, glasses and age; the label says who wears glasses.
+
+    Raises:
+        ValueError: if the split is unknown or the count below 1.
+    """
+    from cvae_lib.faces import NAMES
+    from cvae_lib.faces import faces as draw
+
+    _check_split(split)
+    whole = {"train": 20_000, "test": 2_000}[split] if count is None else count
+    drawn = draw(split, count=capped(whole, FAST_DATASET), seed=seed)
+    attributes = {name: getattr(drawn, name) for name in NAMES}
+    return ImageSet(drawn.images, drawn.glasses.long(), "faces", attributes=attributes, classes=2).to(device)
 
 
 def digits(

@@ -41,13 +41,14 @@ UNPACKED_SHA256 = {
 class DataUnavailable(RuntimeError):
     """A dataset cannot be had; its message is one sentence, the ``cause`` and then the ``remedy``."""
 
-    def __init__(self, cause: str, remedy: str) -> None:
-        super().__init__(cause, remedy)
+    def __init__(self, cause: str, remedy: str, instead: str = "strokes()") -> None:
+        super().__init__(cause, remedy, instead)
         self.cause = cause
         self.remedy = remedy
+        self.instead = instead  # what needs no file
 
     def __str__(self) -> str:
-        return f"{self.cause}; {self.remedy}, or use the built-in strokes()."
+        return f"{self.cause}; {self.remedy}, or use the built-in {self.instead}."
 
 
 class _MirrorFailed(Exception):

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cvae_lib import course
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.evaluation._estimate import Estimate
 from cvae_lib.model import CVAE
+from cvae_lib.training._feed import each, tensors_in
 
 # Added to the seed of who is paired with whom, which must not follow the pixels or the model's draws.
 PARTNERS = 2_000_003
@@ -24,7 +26,7 @@ class Examples:
     Attributes:
         model: in evaluation mode.
         data: on the model's device, shortened on the fast profile.
-        y: (N, ...), the condition of each example, on the model's device; None for a VAE.
+        y: the condition of each example, on the model's device: (N, ...), or a tuple of such; None for a VAE.
         groups: (N,), on the CPU; equal numbers for equal conditions, all zero for a VAE.
         pixels: how grey levels become pixels.
         seed: of the binarisation.
@@ -32,7 +34,7 @@ class Examples:
 
     model: CVAE
     data: ImageSet
-    y: Shaped[Tensor, "n *y"] | None
+    y: Any
     groups: Int64[Tensor, " n"]
     pixels: PixelMode
     seed: int
@@ -40,20 +42,25 @@ class Examples:
     def __len__(self) -> int:
         return len(self.data)
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Any, Tensor]]:
         """Go through (x, y, index) in the order of the data, x in the model's dtype."""
         # A stream of their own: what the model draws must not shift the pixels.
         stream = torch.Generator(self.data.device).manual_seed(self.seed)
         dtype = next(self.model.parameters()).dtype
         for batch in self.data.batches(size, pixels=self.pixels, shuffle=False, generator=stream):
-            yield batch.x.to(dtype), None if self.y is None else self.y[batch.index], batch.index
+            yield batch.x.to(dtype), rows_of(self.y, batch.index), batch.index
+
+
+def rows_of(y: Any, index: Tensor) -> Any:
+    """Return y for the examples at ``index``, tensor by tensor where y is made of several."""
+    return each(y, lambda values: values[index])
 
 
 def examples(
     model: CVAE,
     data: ImageSet,
     *,
-    y: Shaped[Tensor, "n *y"] | None = None,
+    y: Any = None,
     groups: Int64[Tensor, " n"] | None = None,
     pixels: PixelMode = "stochastic",
     seed: int = 0,
@@ -64,21 +71,23 @@ def examples(
         ValueError: if ``y`` or ``groups`` have not one entry per image, or a VAE is given a ``y``.
     """
     for what, given in (("y", y), ("groups", groups)):
-        if given is not None and len(given) != len(data):
-            raise ValueError(f"{what} needs one entry per image, {len(data)}, not {len(given)}.")
+        for values in tensors_in(given):
+            if len(values) != len(data):
+                raise ValueError(f"{what} needs one entry per image, {len(data)}, not {len(values)}.")
     if y is not None and not model.is_conditional:
         raise ValueError("This model takes no y; leave it out.")
     model.eval()
     count = course.capped(len(data), course.FAST_IMAGES)
     data = data.subset(slice(count)).to(model.device)
     if model.is_conditional:
-        y = data.labels if y is None else y[:count].to(model.device)
+        y = data.labels if y is None else each(y, lambda values: values[:count].to(model.device))
     if groups is not None:
         groups = groups[:count].cpu()
     elif y is None:
         groups = torch.zeros(count, dtype=torch.int64)
     else:
-        groups = y.cpu().reshape(count, -1).unique(dim=0, return_inverse=True)[1]
+        table = torch.cat([values.cpu().reshape(count, -1).double() for values in tensors_in(y)], dim=1)
+        groups = table.unique(dim=0, return_inverse=True)[1]
     return Examples(model, data, y, groups, pixels, seed)
 
 

@@ -1,9 +1,10 @@
 """Test log-likelihood by importance sampling, in memory that does not grow with the number of samples."""
 
 import math
+from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from cvae_lib import course
@@ -18,7 +19,7 @@ ROWS_AT_ONCE = 2000  # decoded images held at a time: about 6 MB in float32, whi
 
 
 @torch.no_grad()
-def _bound(model: LatentVariableModel, x: Tensor, y: Tensor | None, samples: int) -> Float[Tensor, " b"]:
+def _bound(model: LatentVariableModel, x: Tensor, y: Any, samples: int) -> Float[Tensor, " b"]:
     """Return log-mean-exp over K importance weights, accumulating pieces of K so that memory stays put."""
     at_once = max(1, min(samples, ROWS_AT_ONCE // len(x)))
     total = x.new_full((len(x),), -math.inf)
@@ -33,7 +34,7 @@ def log_likelihood(
     data: ImageSet,
     *,
     samples: int = 100,
-    y: Shaped[Tensor, "n *y"] | None = None,
+    y: Any = None,
     pixels: PixelMode = "stochastic",
     precision: Precision = "auto",
     seed: int = 0,
@@ -49,7 +50,7 @@ def log_likelihood(
 
     Args:
         samples: K.
-        y: (N, ...), the condition of each image where it is not the label.
+        y: (N, ...), or a tuple of such, the condition of each image where it is not the label.
         precision: of the matrix products; sums and logarithms are float32 at least.
 
     Raises:
@@ -87,7 +88,7 @@ def _columns(
     model: CVAE,
     data: ImageSet,
     labels: list[int | None],
-    y: Tensor | None,
+    y: Any,
     samples: int,
     pixels: PixelMode,
     precision: Precision,

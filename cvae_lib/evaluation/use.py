@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cvae_lib import course
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.evaluation._estimate import Estimate, mean_and_error
-from cvae_lib.evaluation._examples import Examples, examples, ring, ring_estimate
+from cvae_lib.evaluation._examples import Examples, examples, ring, ring_estimate, rows_of
 from cvae_lib.evaluation.likelihood import ROWS_AT_ONCE
 from cvae_lib.model import CVAE
 from cvae_lib.objective import log_importance_weights
@@ -55,7 +56,7 @@ def active_units(
     data: ImageSet,
     threshold: float = 0.01,
     *,
-    y: Shaped[Tensor, "n *y"] | None = None,
+    y: Any = None,
     pixels: PixelMode = "stochastic",
     seed: int = 0,
 ) -> ActiveUnits:
@@ -71,7 +72,7 @@ def active_units(
 
     Args:
         threshold: in squared units of z.
-        y: (N, ...), the condition of each image where it is not the label.
+        y: (N, ...), or a tuple of such, the condition of each image where it is not the label.
 
     Raises:
         ValueError: if there are fewer than two images, or ``y`` does not fit.
@@ -128,7 +129,7 @@ def is_z_used(
     model: CVAE,
     data: ImageSet,
     *,
-    y: Shaped[Tensor, "n *y"] | None = None,
+    y: Any = None,
     groups: Int64[Tensor, " n"] | None = None,
     pixels: PixelMode = "stochastic",
     seed: int = 0,
@@ -146,7 +147,7 @@ def is_z_used(
     the data and ``within_y`` is false: then pass ``groups``, or read the figure as z's part in x and y together.
 
     Args:
-        y: (N, ...), the condition of each image where it is not the label.
+        y: (N, ...), or a tuple of such, the condition of each image where it is not the label.
         groups: (N,), images to swap among, instead of those of equal y; bins of a continuous y for example.
 
     Raises:
@@ -197,7 +198,7 @@ def is_y_used(
     data: ImageSet,
     *,
     samples: int = 20,
-    y: Shaped[Tensor, "n *y"] | None = None,
+    y: Any = None,
     pixels: PixelMode = "stochastic",
     seed: int = 0,
 ) -> YUse:
@@ -213,7 +214,7 @@ def is_y_used(
 
     Args:
         samples: K.
-        y: (N, ...), the condition of each image where it is not the label.
+        y: (N, ...), or a tuple of such, the condition of each image where it is not the label.
 
     Raises:
         ValueError: if the model takes no y, there are fewer than two images, or ``samples`` is below 1.
@@ -230,11 +231,11 @@ def is_y_used(
     assert seen.y is not None  # the model is conditional
     samples = course.capped(samples, course.FAST_SAMPLES)
     partner = ring(torch.zeros_like(seen.groups), seed)
-    swapped = seen.y[partner.to(seen.y.device)]
+    swapped = rows_of(seen.y, partner.to(model.device))
     bounds = []
     for number, (x, condition, index) in enumerate(seen.batches(max(1, ROWS_AT_ONCE // samples))):
         pair = []
-        for told in (condition, swapped[index]):
+        for told in (condition, rows_of(swapped, index)):
             with seeded(seed + number, model.device):
                 pair.append(log_importance_weights(model, x, told, samples).logsumexp(0) - math.log(samples))
         bounds.append(torch.stack(pair).cpu())

@@ -1,15 +1,18 @@
 """The figures of the course. Each is a :class:`Picture`: a matplotlib figure that carries its alt text."""
 
+from cvae_lib.plots.asked import asked_and_measured, word_maps
 from cvae_lib.plots.charts import bars, confusion, curves, latent_map
 from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
 from cvae_lib.plots.images import digit_grid
 from cvae_lib.plots.live import bound_meter, bound_sweeps, titled_sheets
 from cvae_lib.plots.picture import COLOURS, MARKERS, Picture, new_figure
+from cvae_lib.plots.seeds import seed_dots
 
 __all__ = [
     "COLOURS",
     "MARKERS",
     "Picture",
+    "asked_and_measured",
     "bars",
     "bound_meter",
     "bound_sweeps",
@@ -20,5 +23,7 @@ __all__ = [
     "graphical_models",
     "latent_map",
     "new_figure",
+    "seed_dots",
     "titled_sheets",
+    "word_maps",
 ]

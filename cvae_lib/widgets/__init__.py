@@ -3,10 +3,12 @@
 Behind each panel is a plain function of plain values that returns a :class:`cvae_lib.plots.Picture`.
 """
 
+from cvae_lib.widgets.attributes import attribute_panel, attribute_sheet, draw_attributes
 from cvae_lib.widgets.blending import blend_digits, blend_panel, blend_sheet, blended
 from cvae_lib.widgets.bound import bound_panel, bound_sheet, draw_bound
+from cvae_lib.widgets.captions import caption_panel, caption_sheet, draw_caption
 from cvae_lib.widgets.drawing import draw_digit, draw_panel, style_sheet
-from cvae_lib.widgets.panel import Choice, Count, Panel, Slider
+from cvae_lib.widgets.panel import Choice, Count, Panel, Slider, Text
 from cvae_lib.widgets.styles import style_directions, with_style
 
 __all__ = [
@@ -14,13 +16,20 @@ __all__ = [
     "Count",
     "Panel",
     "Slider",
+    "Text",
+    "attribute_panel",
+    "attribute_sheet",
     "blend_digits",
     "blend_panel",
     "blend_sheet",
     "blended",
     "bound_panel",
     "bound_sheet",
+    "caption_panel",
+    "caption_sheet",
+    "draw_attributes",
     "draw_bound",
+    "draw_caption",
     "draw_digit",
     "draw_panel",
     "style_directions",

@@ -109,7 +109,28 @@ class Count:
         return button
 
 
-Control = Slider | Choice | Count
+@dataclass(frozen=True)
+class Text:
+    """A line of text, read when Enter is pressed or the box is left.
+
+    Raises:
+        ValueError: if the label is empty.
+    """
+
+    label: str
+    start: str = ""
+
+    def __post_init__(self) -> None:
+        _named(self.label)
+
+    def widget(self, layout: Any) -> Any:
+        """Return it as an ipywidget."""
+        import ipywidgets
+
+        return ipywidgets.Text(description=self.label, value=self.start, continuous_update=False, layout=layout)
+
+
+Control = Slider | Choice | Count | Text
 
 
 def _named(label: str) -> None:

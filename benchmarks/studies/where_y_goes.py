@@ -1,0 +1,228 @@
+"""Chapter 04's figures over three seeds: four ways in, where in the network, which network, and a list as y.
+
+    python benchmarks/studies/where_y_goes.py                # writes cvae_lib/records/where_y_goes.json
+    python benchmarks/studies/where_y_goes.py --minutes 3    # starts no training after three minutes; call it again
+
+A finished training is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cvae_lib import __version__, course, data, evaluation, pretrained, records
+from cvae_lib.conditions import Condition
+from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.objective import elbo_terms
+from cvae_lib.training import fit
+
+SEEDS = (0, 1, 2)
+SHORT, LONG = 4, 12  # epochs
+LOUDNESS = 8
+WAYS = ("concatenation", "addition", "film", "batchnorm", "attention")
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+BASE: dict[str, Any] = {"latent_dim": 20, "hidden": (192, 192), "how": "concatenation", "where": "every"}
+PROTOCOL = (
+    "MNIST, dynamic binarisation; MLPs of two hidden layers, D = 20, y told to every block of encoder and decoder "
+    "unless said otherwise; width 192, or for other ways the one that brings the parameters closest to those of "
+    f"concatenation; {SHORT} epochs ({LONG} where it says long), batch 256, one-cycle Adam 4e-3; 3,000 test images, "
+    "K = 50 (20 for shuffled y); control over 2,000 drawings; gap: log-likelihood above concatenation's on the same "
+    "images; time: median over interleaved rounds of a training step against concatenation's. Loud: concatenation "
+    f"whose weights for y start {LOUDNESS} times as large. Pairs: two digits side by side, 60,000 of them, tokens told "
+    "by word and position; exact: both digits read as asked, 1,000 drawings"
+)
+
+
+class SideBySide(Condition):
+    """Two words as two one-hot rows in one vector, shape (B, 20): every place has numbers of its own."""
+
+    dim = 20
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Return both one-hot rows of word numbers 1 to 10, shape (B, 2)."""
+        return F.one_hot(y - 1, 10).flatten(1).float()
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training: its settings beside the base, its epochs, whether the images are pairs."""
+
+    settings: dict[str, Any]
+    epochs: int = SHORT
+    pairs: bool = False
+    matched: bool = False  # whether the width follows from the parameters of the baseline
+    side_by_side: bool = False
+    loudness: int = 1  # how many times larger than usual concatenation's weights for y start
+
+    def model(self) -> CVAE:
+        """Return the untrained model, its width adjusted if it has to match."""
+        if not self.matched:
+            return self._made(BASE["hidden"][0])
+        wanted = CVAE(CVAEConfig(**{**BASE, **self._words()})).num_parameters()
+        widths = sorted(range(96, 200, 2), key=lambda width: abs(self._made(width).num_parameters() - wanted))
+        return self._made(widths[0])
+
+    def _words(self) -> dict[str, Any]:
+        return {"condition": "caption", "words": WORDS, "caption_length": 2} if self.pairs else {}
+
+    def _made(self, width: int) -> CVAE:
+        settings = {**BASE, **self._words(), **self.settings, "hidden": (width, width)}
+        model = CVAE(CVAEConfig(**settings), SideBySide() if self.side_by_side else None)
+        if self.loudness != 1:
+            nets: Any = (model.encoder.net, model.decoder.net)
+            for layer in (*nets[0].layers, *nets[1].layers):
+                layer.weight.data[:, -10:] *= self.loudness
+        return model
+
+
+CONTEST = {way: Trial({"how": way}, matched=True) for way in WAYS}
+LOUD = {"loud": Trial({}, matched=True, loudness=LOUDNESS)}
+PLACES = {
+    "attention_wide": Trial({"how": "attention"}),
+    "first": Trial({"where": "first"}),
+    "last": Trial({"where": (2,)}),
+    "film_last": Trial({"where": (2,), "how": "film"}),
+    "none": Trial({"num_classes": 0}),
+    "encoder": Trial({"condition_in": "encoder"}),
+    "decoder": Trial({"condition_in": "decoder"}),
+    "encoder_prior": Trial({"condition_in": "encoder", "prior": "gaussian"}),
+    "decoder_prior": Trial({"condition_in": "decoder", "prior": "gaussian"}),
+    "both_prior": Trial({"prior": "gaussian"}),
+}
+PAIRS = {
+    **{f"pair_{way}": Trial({"how": way}, pairs=True, matched=True) for way in ("concatenation", "film", "attention")},
+    "pair_side_by_side": Trial({}, pairs=True, matched=True, side_by_side=True),
+}
+LONGER = {f"{name}_long": dataclasses.replace(trial, epochs=LONG) for name, trial in {**CONTEST, **LOUD}.items()}
+TRIALS = {**CONTEST, **LOUD, **PLACES, **PAIRS, **LONGER}
+
+
+def two_digits(digits: data.ImageSet, seed: int) -> tuple[data.ImageSet, Tensor]:
+    """Return images of two digits side by side, and their word numbers 1 to 10, shape (N, 2)."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.stack([torch.randperm(len(digits), generator=generator) for _ in range(2)])  # (2, N)
+    # The outer four columns of a digit are empty; the other 20 are squeezed into half the picture.
+    narrow = F.interpolate(digits.pixels()[..., 4:24], size=(28, 14), mode="area")
+    images = torch.cat([narrow[order[0]], narrow[order[1]]], dim=3).mul(255).round().byte()
+    a, b = digits.labels[order]
+    return data.ImageSet(images, 10 * a + b, f"pairs of {digits.name}", classes=100), torch.stack([a, b], 1) + 1
+
+
+@torch.no_grad()
+def pair_control(model: CVAE) -> tuple[float, float]:
+    """Ask ten times for each of the hundred pairs; return the shares read as asked, and read in either order."""
+    judge, asked = pretrained.load_judge(), torch.cartesian_prod(torch.arange(10), torch.arange(10)).repeat(10, 1)
+    drawn = model.draw(asked + 1, generator=torch.Generator().manual_seed(0))  # (1000, 1, 28, 28)
+    halves = torch.cat(drawn.chunk(2, dim=3))  # (2000, 1, 28, 14)
+    wide = F.pad(F.interpolate(halves, size=(28, 20), mode="bilinear"), (4, 4))
+    read = torch.stack(judge.read(wide).chunk(2), 1)  # (1000, 2)
+    exact = (read == asked).all(1)
+    return float(exact.float().mean()), float((exact | (read.flip(1) == asked).all(1)).float().mean())
+
+
+def train(trial: Trial, seed: int, sets: dict[str, data.ImageSet]) -> dict[str, Any]:
+    """Train one model and measure it; returns its figures, and the log-likelihood of every test image."""
+    torch.manual_seed(seed)
+    model = trial.model()
+    images, test, y, test_y = sets["train"], sets["test"], None, None
+    if trial.pairs:
+        (images, y), (test, test_y) = two_digits(images, 0), two_digits(test, 1)
+    history = fit(model, images, y=y, epochs=trial.epochs, learning_rate=4e-3, seed=seed, device="cpu", log_every=1000)
+    some, some_y = test.subset(slice(3000)), None if test_y is None else test_y[:3000]
+    ll = evaluation.log_likelihood(model, some, samples=50, y=some_y)
+    figures = {"parameters": model.num_parameters(), "nll": -ll.mean, "training_loss": history.loss[-1]}
+    if model.is_conditional:
+        figures["y_used"] = evaluation.is_y_used(model, some, samples=20, y=some_y).likelihood_lost.mean
+    if trial.pairs:
+        figures["exact"], figures["either_order"] = pair_control(model)
+    elif model.is_conditional:
+        figures["control"] = evaluation.control_accuracy(model, pretrained.load_judge(), count=2000).accuracy
+    return {"figures": figures, "per_example": [round(value, 4) for value in ll.per_example.tolist()]}
+
+
+def times(seed: int, test: data.ImageSet, rounds: int = 12, steps: int = 10) -> dict[str, Any]:
+    """Time training steps of all ways in turn, so that whatever else the machine does falls on all of them."""
+    torch.manual_seed(seed)
+    models = {way: CONTEST[way].model().train() for way in WAYS}
+    optimisers = {way: torch.optim.Adam(model.parameters(), fused=True) for way, model in models.items()}
+    x, y = test.pixels(torch.arange(256), "stochastic"), test.labels[:256]
+    taken: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(course.capped(rounds, 2)):
+        for way, model in models.items():
+            start = time.perf_counter()
+            for _ in range(course.capped(steps, 2)):
+                optimisers[way].zero_grad()
+                elbo_terms(model, x, y).loss().backward()
+                optimisers[way].step()
+            taken[way].append(time.perf_counter() - start)
+    pairs = {way: zip(taken[way], taken["concatenation"], strict=True) for way in WAYS}
+    return {"figures": {way: statistics.median(mine / base for mine, base in pairs[way]) for way in WAYS}}
+
+
+def work(sets: dict[str, data.ImageSet], kept: Path) -> Iterator[str]:
+    """Do what is not kept yet, one piece at a time, and say what was done."""
+    for seed in SEEDS:
+        for name in ("times", *TRIALS):
+            path = kept / f"{name}-{seed}.json"
+            if path.exists():
+                continue
+            found = times(seed, sets["test"]) if name == "times" else train(TRIALS[name], seed, sets)
+            path.write_text(json.dumps(found), encoding="utf-8")
+            yield f"{name}, seed {seed}: {found['figures']}"
+
+
+def run(seed: int, kept: Path) -> dict[str, Any]:
+    """Put one seed's figures together, with differences to concatenation image by image."""
+    found = {name: json.loads((kept / f"{name}-{seed}.json").read_text(encoding="utf-8")) for name in TRIALS}
+    figures: dict[str, Any] = {"seed": seed}
+    for name, trial in TRIALS.items():
+        baseline = ("pair_" if trial.pairs else "") + "concatenation" + ("_long" if trial.epochs == LONG else "")
+        values, base = (torch.tensor(found[which]["per_example"]) for which in (name, baseline))
+        gap = evaluation.mean_and_error(values - base)
+        own = {**found[name]["figures"], "gap": gap.mean, "gap_standard_error": gap.standard_error}
+        figures |= {f"{name}_{figure}": value for figure, value in own.items()}
+    ratios = json.loads((kept / f"times-{seed}.json").read_text(encoding="utf-8"))["figures"]
+    return figures | {f"{way}_time": ratio for way, ratio in ratios.items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Go on with the study, and write the record when all of it is there."""
+    parser = argparse.ArgumentParser(description="Record chapter 04's study.")
+    folder = Path(tempfile.gettempdir()) / f"where_y_goes-{course.profile()}"
+    parser.add_argument("--kept", type=Path, default=folder, metavar="FOLDER", help="where finished trainings are kept")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many minutes")
+    options = parser.parse_args(arguments)
+    options.kept.mkdir(parents=True, exist_ok=True)
+    start, sets = time.monotonic(), {"train": data.mnist("train"), "test": data.mnist("test")}
+    for line in work(sets, options.kept):
+        print(line, flush=True)
+        if time.monotonic() - start > 60 * options.minutes:
+            print("Stopped; call again with the same folder to go on.")
+            return 0
+    rounded = [{key: round(value, 4) for key, value in run(seed, options.kept).items()} for seed in SEEDS]
+    target = {"folder": options.kept} if course.profile() == "fast" else {}
+    path = records.write(
+        "where_y_goes",
+        command="python benchmarks/studies/where_y_goes.py",
+        protocol=PROTOCOL,
+        versions={"cvae_lib": __version__, "torch": torch.__version__.split("+")[0]},
+        runs=rounded,
+        **target,
+    )
+    print(f"wrote {path.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
