@@ -8,7 +8,7 @@ START   := /lab/tree/notebooks/00_start_here.ipynb
 TESTS    = tests $(if $(wildcard notebooks/*.ipynb),notebooks) $(if $(wildcard solutions/*.ipynb),solutions)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab setup test check build checkpoints bench
+.PHONY: help lab setup test check build checkpoints bench classroom marks
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,12 @@ build: .venv/.test-installed  ## execute and regenerate every notebook at full l
 checkpoints: .venv/.test-installed  ## retrain the bundled checkpoints on real MNIST
 	$(PY) benchmarks/train_checkpoints.py
 
+classroom: .venv/.classroom-installed  ## make an nbgrader course in classroom/: what students get is in classroom/release
+	$(PY) authoring/classroom.py release $(if $(EDITION),--edition $(EDITION))
+
+marks: .venv/.classroom-installed  ## mark what lies in classroom/submitted, with feedback, into classroom/marks.csv
+	$(PY) authoring/classroom.py grade
+
 bench: .venv/.lab-installed  ## measure speed against the loop everybody writes, side by side
 	$(PY) benchmarks/bench.py
 
@@ -51,6 +57,10 @@ bench: .venv/.lab-installed  ## measure speed against the loop everybody writes,
 
 .venv/.test-installed: pyproject.toml $(CONSTRAINTS) | .venv/.lab-installed
 	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/.classroom-installed: pyproject.toml $(CONSTRAINTS) | .venv/.lab-installed
+	$(PIP) -e '.[authoring,classroom]'
 	@touch $@
 
 .venv/.created:

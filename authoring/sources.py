@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import runpy
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import jupytext
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = ROOT / "authoring" / "measured.json"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+GIVEN = runpy.run_path(str(ROOT / "cvae_lib" / "checks" / "_given.py"))  # without the library around it
 BLANK = 'raise NotImplementedError("your code here")'
 MARKER = re.compile(r"^\s*### (BEGIN|END) (SOLUTION|HIDDEN TESTS)\s*$")
 STUB = re.compile(r"^\w+(, \w+)* = \.\.\.(, \.\.\.)*( +#.*)?$")
@@ -48,7 +50,7 @@ class SourceError(ValueError):
 class Target:
     """One notebook to build: which source it comes from and which folder it goes to."""
 
-    kind: str  # "notebooks", "exercises" or "solutions"
+    kind: str  # "notebooks", "exercises" or "solutions"; or "classroom", which is not published
     stem: str
     root: Path = ROOT
 
@@ -85,9 +87,10 @@ def targets(root: Path = ROOT, stems: list[str] | None = None) -> list[Target]:
     return [target for target in found if not stems or names[target] & set(stems)]
 
 
-def expected(target: Target) -> Any:
+def expected(target: Target, edition: int = 0) -> Any:
     """Return the notebook that `target`'s source stands for: ids, metadata and text final, no outputs."""
-    notebook = jupytext.reads(target.source.read_text(encoding="utf-8"), fmt="py:percent")
+    text = numbered(target.source.read_text(encoding="utf-8"), target.source.name, edition)
+    notebook = jupytext.reads(text, fmt="py:percent")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     notebook.metadata = type(notebook.metadata)({"kernelspec": KERNEL})
     for index, cell in enumerate(notebook.cells):
@@ -103,6 +106,21 @@ def expected(target: Target) -> Any:
     if target.kind == "exercises":
         notebook.metadata["course"] = {"blank": digest(notebook)}
     return notebook
+
+
+def numbered(text: str, where: str, edition: int = 0) -> str:
+    """Write an edition's numbers where a source names them: {{ 1.1 std }} in prose, GIVEN_1_1_std in code."""
+
+    def value(match: re.Match[str]) -> str:
+        number, name = f"{match['chapter']}.{match['place']}", match["name"]
+        written = GIVEN["written"](number, edition) if number in GIVEN["PUBLISHED"] else {}
+        if name not in written:
+            raise SourceError(f"{where}: {match[0]} is not given; add it to cvae_lib/checks/_given.py")
+        return str(written[name])
+
+    what = r"(?P<chapter>\d+){}(?P<place>\d+){}(?P<name>\w+)"
+    text = re.sub(r"\{\{ " + what.format(r"\.", " ") + r" \}\}", value, text)
+    return re.sub(r"\bGIVEN_" + what.format("_", "_") + r"\b", value, text)
 
 
 def digest(notebook: Any) -> str:
@@ -131,7 +149,7 @@ def without_marked(source: str, kind: str, where: str) -> str:
 
     In exercises a solution inside a block becomes a line that raises NotImplementedError; one at the top of a
     cell becomes a comment, and its names keep what the stub before it gave them, `...`. In solutions that stub
-    is left out. Hidden tests stay in the source.
+    is left out. Hidden tests stay in the source. For the classroom everything stays: nbgrader resolves it.
     """
     kept: list[str] = []
     inside = ""
@@ -140,13 +158,15 @@ def without_marked(source: str, kind: str, where: str) -> str:
         if marker is None:
             if re.search(r"###\s*(BEGIN|END)\b", line):
                 raise SourceError(f"{where}, line {number}: write markers as in '### BEGIN SOLUTION'")
-            if not inside or (inside == "SOLUTION" and kind != "exercises"):
+            if not inside or kind == "classroom" or (inside == "SOLUTION" and kind != "exercises"):
                 kept.append(line)
             continue
         edge, region = marker.groups()
         if (edge == "BEGIN") == bool(inside) or (edge == "END" and region != inside):
             raise SourceError(f"{where}, line {number}: {edge} {region} {_state(inside)}")
         inside = region if edge == "BEGIN" else ""
+        if kind == "classroom":
+            kept.append(line)
         if inside == "SOLUTION" and kind == "solutions" and kept and STUB.match(kept[-1]):
             kept.pop()
         if edge == "BEGIN" and region == "SOLUTION" and kind == "exercises":
@@ -194,6 +214,8 @@ def _address(root: Path) -> str:
 def badges(root: Path, name: str) -> str:
     """Link to Binder and Colab, or say in words when the links will appear."""
     course = settings(root)
+    if name.startswith("classroom/"):
+        return ""
     if not course["repository"]:
         return "*Links to Binder and Colab appear here once `pyproject.toml` says where the course lives.*"
     binder = f"https://mybinder.org/v2/gh/{course['repository']}/{course['ref']}?urlpath=lab/tree/{name}"
@@ -209,11 +231,13 @@ def edition(target: Target) -> str:
     if target.kind == "solutions":
         blank = f"[the blanks](../exercises/{target.stem}.ipynb)"
         return f"**These are worked answers.** Yours may look different and still pass. Try {blank} first."
-    return (
+    told = (
         "Replace each `your code here`, then run the check below it. It says what came, what was expected, on which "
-        "input, and what to look at. Two hints are folded away under each task, and there are "
-        f"[worked answers](../solutions/{target.stem}.ipynb)."
+        "input, and what to look at. Two hints are folded away under each task"
     )
+    if target.kind == "classroom":
+        return f"{told}. Hand in this notebook: the same checks mark it, on other inputs."
+    return f"{told}, and there are [worked answers](../solutions/{target.stem}.ipynb)."
 
 
 def minutes(root: Path, name: str) -> str:

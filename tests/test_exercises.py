@@ -98,3 +98,13 @@ def test_the_equations_that_tasks_and_hints_name_are_in_the_chapters(stem):
     hints = [hint for number in checks.numbers(int(stem[:2])) for hint in EXERCISES[number].hints.values()]
     named = set(re.findall(r"\((\d+\.\d+)\)", prose("exercises", stem) + "".join(hints)))
     assert named and named <= numbered
+
+
+def test_the_instructors_table_has_the_minutes_and_points_of_the_sources():
+    rows = re.findall(r"^\| (\d\d) · .* \| (\d+) \| (\d+) \| ", (ROOT / "CLASSROOM.md").read_text(), re.M)
+    wanted = []
+    for stem in STEMS:
+        marks = [cell.metadata.get("nbgrader", {}) for cell in sources.expected(Target("exercises", stem, ROOT)).cells]
+        (minutes,) = re.findall(r"about (\d+) minutes", prose("exercises", stem))
+        wanted.append((stem[:2], minutes, str(sum(mark.get("points", 0) for mark in marks))))
+    assert rows == wanted

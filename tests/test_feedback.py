@@ -68,6 +68,11 @@ def test_a_failure_shows_input_expected_got_and_hint():
     assert [line.split()[0] for line in text.splitlines()[1:] if line[2] != " "] == ["on", "expected", "got", "hint"]
 
 
+def test_a_long_sentence_is_folded_and_stays_in_its_column():
+    *_, hint, rest = str(examined("1.3", lambda *a: rate(*a).mean())).splitlines()
+    assert hint.startswith("  hint      You also") and rest.startswith(" " * 12) and len(hint) <= 96
+
+
 def test_a_learners_exception_is_theirs_and_short():
     def broken(mean, log_variance, *prior):
         return mean @ log_variance

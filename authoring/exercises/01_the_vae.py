@@ -34,7 +34,7 @@ images = data.digits("train").subset(slice(2000))
 #
 # *By hand · ★☆☆ · 5 minutes*
 #
-# An encoder looks at an image and answers with two latents: means $(1, 0)$, standard deviations $(1, 3)$. What is the
+# An encoder looks at an image and answers with two latents: means $({{ 1.1 mean }}, 0)$, standard deviations $(1, {{ 1.1 std }})$. What is the
 # rate, in nats? Use (1.3), paper and a calculator. Then say which of the two latents costs more: the one that is off
 # centre, or the one that is too wide.
 #
@@ -45,14 +45,15 @@ images = data.digits("train").subset(slice(2000))
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# The first share is $\frac12(1 + 1 - 1 - 0)$. In the second, $\sigma^2 = 9$ and $\log 9 \approx 2.197$.
+# The first share is $\frac12({{ 1.1 mean }}^2 + 1 - 1 - 0)$. In the second, $\sigma^2 = {{ 1.1 variance }}$ and
+# $\log {{ 1.1 variance }} \approx {{ 1.1 log_variance }}$.
 #
 # </details>
 
 # %% nbgrader={"grade": false, "grade_id": "exercise-1-1", "locked": false, "schema_version": 3, "solution": true, "task": false}
 nats = ...
 ### BEGIN SOLUTION
-nats = 0.5 * 1 + 0.5 * (9 - 1 - math.log(9))
+nats = 0.5 * GIVEN_1_1_mean**2 + 0.5 * (GIVEN_1_1_variance - 1 - math.log(GIVEN_1_1_variance))
 ### END SOLUTION
 
 # %% nbgrader={"grade": true, "grade_id": "check-1-1", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
@@ -177,10 +178,10 @@ check("1.4", distortion_of)
 #
 # *By hand · ★★☆ · 10 minutes*
 #
-# You find this in a repository that trains on colour images of 64 by 64 pixels:
+# You find this in a repository that trains on colour images of {{ 1.5 side }} by {{ 1.5 side }} pixels:
 #
 # ```
-# loss = F.mse_loss(rebuilt, x) + 0.00025 * kl      # kl: summed over latents, averaged over images
+# loss = F.mse_loss(rebuilt, x) + {{ 1.5 weight }} * kl      # kl: summed over latents, averaged over images
 # ```
 #
 # `mse_loss` averages over everything. In the course's bookkeeping the distortion is the **sum** of squared errors over
@@ -193,14 +194,15 @@ check("1.4", distortion_of)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# A colour image of 64 by 64 pixels is $3 \cdot 64 \cdot 64 = 12{,}288$ numbers.
+# A colour image of {{ 1.5 side }} by {{ 1.5 side }} pixels is
+# $3 \cdot {{ 1.5 side }} \cdot {{ 1.5 side }} = {{ 1.5 values }}$ numbers.
 #
 # </details>
 
 # %% nbgrader={"grade": false, "grade_id": "exercise-1-5", "locked": false, "schema_version": 3, "solution": true, "task": false}
 beta = ...
 ### BEGIN SOLUTION
-beta = 3 * 64 * 64 * 0.00025
+beta = 3 * GIVEN_1_5_side * GIVEN_1_5_side * GIVEN_1_5_weight
 ### END SOLUTION
 
 # %% nbgrader={"grade": true, "grade_id": "check-1-5", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}

@@ -35,8 +35,8 @@ x, y = torch.tensor([1.2, -0.4]), torch.tensor([1.0, -1.0])  # two observations,
 #
 # *By hand · ★☆☆ · 10 minutes*
 #
-# The true posterior is $\mathcal N(1,\, 0.5^2)$ and $\log p(x \mid y) = -3.2$ nats. Your encoder has the right width, but
-# its centre is off: $q = \mathcal N(1.3,\, 0.5^2)$. What is the gap? And what is the ELBO?
+# The true posterior is $\mathcal N({{ 2.1 centre }},\, {{ 2.1 std }}^2)$ and $\log p(x \mid y) = {{ 2.1 log_p }}$ nats. Your encoder has the right width, but
+# its centre is off: $q = \mathcal N({{ 2.1 guess }},\, {{ 2.1 std }}^2)$. What is the gap? And what is the ELBO?
 #
 # <details><summary>Hint 1</summary>
 #
@@ -52,8 +52,8 @@ x, y = torch.tensor([1.2, -0.4]), torch.tensor([1.0, -1.0])  # two observations,
 # %% nbgrader={"grade": false, "grade_id": "exercise-2-1", "locked": false, "schema_version": 3, "solution": true, "task": false}
 gap, bound = ..., ...
 ### BEGIN SOLUTION
-gap = 0.3**2 / (2 * 0.5**2)
-bound = -3.2 - gap
+gap = GIVEN_2_1_shift**2 / (2 * GIVEN_2_1_std**2)
+bound = GIVEN_2_1_log_p - gap
 ### END SOLUTION
 
 # %% nbgrader={"grade": true, "grade_id": "check-2-1", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}

@@ -51,7 +51,7 @@ def distortion_of(logits, x):  # (B, 1, 28, 28) twice -> (B,)
 # *By hand · ★★☆ · 10 minutes*
 #
 # Four digits, 0, 1, 3 and 8, come up equally often. An image of a 0 or a 1 leaves no doubt. An image of a 3 leaves a
-# little: given the image, it is a 3 with probability 0.9 and an 8 with probability 0.1. For an 8 it is the other way
+# little: given the image, it is a 3 with probability {{ 3.1 sure }} and an 8 with probability {{ 3.1 unsure }}. For an 8 it is the other way
 # round. How many nats is a label worth, $I(x; y) = H(y) - H(y \mid x)$?
 #
 # <details><summary>Hint 1</summary>
@@ -61,14 +61,15 @@ def distortion_of(logits, x):  # (B, 1, 28, 28) twice -> (B,)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# A doubt of 0.9 to 0.1 is $-0.9 \ln 0.9 - 0.1 \ln 0.1 \approx 0.325$ nats.
+# A doubt of {{ 3.1 sure }} to {{ 3.1 unsure }} is
+# $-{{ 3.1 sure }} \ln {{ 3.1 sure }} - {{ 3.1 unsure }} \ln {{ 3.1 unsure }} \approx {{ 3.1 doubt }}$ nats.
 #
 # </details>
 
 # %% nbgrader={"grade": false, "grade_id": "exercise-3-1", "locked": false, "schema_version": 3, "solution": true, "task": false}
 worth = ...
 ### BEGIN SOLUTION
-doubt = -0.9 * math.log(0.9) - 0.1 * math.log(0.1)
+doubt = -GIVEN_3_1_sure * math.log(GIVEN_3_1_sure) - GIVEN_3_1_unsure * math.log(GIVEN_3_1_unsure)
 worth = math.log(4) - 0.5 * doubt
 ### END SOLUTION
 

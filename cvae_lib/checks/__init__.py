@@ -16,32 +16,45 @@ from cvae_lib.checks._verdict import Verdict
 if TYPE_CHECKING:
     from cvae_lib.plots import Picture
 
-__all__ = ["CheckFailed", "Verdict", "check", "examined", "numbers", "progress"]
+__all__ = ["CheckFailed", "Verdict", "check", "examined", "grade", "numbers", "progress"]
 
 _TITLES = {int(module.__name__[-2:]): module.TITLE for module in (chapter_01, chapter_02, chapter_03)}
 
 
 class CheckFailed(AssertionError):
-    """An answer that did not pass while ``COURSE_STRICT=1``; the message is what is otherwise printed."""
+    """An answer that did not pass where it had to; the message is what is otherwise printed."""
 
 
-def check(number: str, *answer: Any) -> None:
+def check(number: str, *answer: Any, edition: int = 0) -> None:
     """Check the answer to an exercise and print what was found.
 
     Args:
         number: of the exercise, such as ``"1.2"``.
         answer: what the exercise asks for, most often one number, function or class.
+        edition: whose numbers the exercise is about; 0 for the course as published.
 
     Raises:
         ValueError: if there is no such exercise, or it wants another number of answers.
         CheckFailed: under ``COURSE_STRICT=1``, if the answer does not pass.
     """
-    verdict = examined(number, *answer)
+    verdict = examined(number, *answer, edition=edition)
     if verdict.status != "not attempted":
         _progress.record(number, verdict.status == "passed")
     if os.environ.get("COURSE_STRICT") == "1" and verdict.status != "passed":
         raise CheckFailed(str(verdict))
     print(verdict)
+
+
+def grade(number: str, *answer: Any, edition: int = 0) -> None:
+    """Check an answer as :func:`check` does, for a mark: raise if it does not pass, print and remember nothing.
+
+    Raises:
+        ValueError: if there is no such exercise, or it wants another number of answers.
+        CheckFailed: if the answer does not pass.
+    """
+    verdict = examined(number, *answer, edition=edition)
+    if verdict.status != "passed":
+        raise CheckFailed(str(verdict))
 
 
 def progress(chapter: int | None = None) -> "Picture":

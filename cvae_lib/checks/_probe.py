@@ -1,6 +1,7 @@
 """What the checks of all chapters are made of: inputs to try an answer on, and ways to compare what came."""
 
 import copy
+import functools
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,7 @@ class Trial:
     dtype: torch.dtype
     device: torch.device
     random: torch.Generator
-    on: str = ""
+    on: str | Callable[[], str] = ""  # the input, described only when there is something to say about it
 
     def size(self, low: int, high: int) -> int:
         """Draw an integer from ``low`` to ``high``, both included."""
@@ -66,12 +67,7 @@ class Trial:
             Theirs: if it raises anything else.
             Wrong: if it returns nothing, or has changed a tensor it was given.
         """
-        parts = []
-        for name, value in given.items():
-            if not isinstance(value, nn.Module) and not callable(value):
-                many = isinstance(value, Tensor) and value.ndim > 0
-                parts.append(f"{name} = {shown(value)}" + (f" ({dtype_name(value.dtype)})" if many else ""))
-        self.on = "\n".join(parts)
+        self.on = functools.partial(_described, given)
         copies = [_copied(value) for value in given.values()]
         torch.manual_seed(self.size(0, 2**31))
         before = torch.get_default_dtype()
@@ -84,7 +80,7 @@ class Trial:
         except NotImplementedError as error:
             raise NotAttempted(error) from error
         except BaseException as error:  # exit() in a learner's function must not end the notebook either
-            raise Theirs(error, self.on) from error
+            raise Theirs(error, self.on()) from error
         finally:
             torch.set_default_dtype(before)
         for value, handed in zip(given.values(), copies, strict=True):
@@ -107,7 +103,8 @@ class Trial:
         """Say that the answer is wrong, and which known mistake it is."""
         hint = self.hints.get(mistake) or GENERIC[mistake]
         texts = [value if isinstance(value, str) else shown(value) for value in (expected, got)]
-        raise Wrong(hint, mistake=mistake, on=self.on, expected=texts[0], got=texts[1])
+        on = self.on if isinstance(self.on, str) else self.on()
+        raise Wrong(hint, mistake=mistake, on=on, expected=texts[0], got=texts[1])
 
     def tensor(self, got: Any) -> Tensor:
         """Return the answer as float64 on the CPU."""
@@ -157,10 +154,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a check has at hand: its hints, and a seed that differs from call to call."""
+    """What a check has at hand: its hints, a seed that differs from call to call, and whose numbers are asked about."""
 
     hints: Mapping[str, str]
     seed: int
+    edition: int = 0
 
     def trials(self, *dtypes: torch.dtype) -> Iterator[Trial]:
         """Yield trials: in float32, in float64, and on the graphics card where the notebook already uses one."""
@@ -213,6 +211,16 @@ def model_copy(model: Any, trial: Trial) -> nn.Module:
         if isinstance(value, Tensor) and value.grad_fn is not None
     }
     return copy.deepcopy(model, memo).cpu()
+
+
+def _described(given: Mapping[str, Any]) -> str:
+    """Return what a function was given, a line for each argument."""
+    parts = []
+    for name, value in given.items():
+        if not isinstance(value, nn.Module) and not callable(value):
+            many = isinstance(value, Tensor) and value.ndim > 0
+            parts.append(f"{name} = {shown(value)}" + (f" ({dtype_name(value.dtype)})" if many else ""))
+    return "\n".join(parts)
 
 
 def _copied(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import linecache
 import sysconfig
+import textwrap
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 Status = Literal["passed", "wrong", "not attempted", "raised", "out of time"]
 
 SHOWN = 6  # entries of a tensor that are printed; of more than this many, only the first
+FOLD = textwrap.TextWrapper(width=84, break_long_words=False, break_on_hyphens=False)  # fits a narrow notebook
 HEADLINES = {
     "passed": "passed",
     "wrong": "not right yet",
@@ -52,7 +54,7 @@ class Verdict:
         lines = [f"{self.number} {HEADLINES[self.status]}: {self.title}"]
         for name in ("on", "expected", "got", "hint", "note"):
             if text := getattr(self, name):
-                first, *rest = text.splitlines()
+                first, *rest = FOLD.wrap(text) if name in ("hint", "note") else text.splitlines()
                 lines += [f"  {name:<9} {first}", *(f"  {'':<9} {line}" for line in rest)]
         return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from cvae_lib import data
 from cvae_lib.checks._autoencoder import HINTS, built, check_terms, method
+from cvae_lib.checks._given import drawn
 from cvae_lib.checks._probe import Mistakes, Probe, model_copy
 from cvae_lib.checks._registry import exercise
 from cvae_lib.checks._sampling import check_noise, slopes
@@ -21,7 +22,7 @@ TITLE = "01 · The VAE"
     "1.1",
     "the price of a cloud, by hand",
     hints={
-        "std": "You took the standard deviation for the variance. Formula (1.3) wants σ², and σ = 3 is given.",
+        "std": "You took the standard deviation for the variance. Formula (1.3) wants σ², and σ is given.",
         "half": "Twice too much: what became of the ½ in front of the sum?",
         "mean": "Half of it: you averaged over the two latents. (1.3) sums over them.",
         "log sign": "Look at the sign of log σ²: a wider cloud says less about z, and that makes it cheaper.",
@@ -31,14 +32,16 @@ TITLE = "01 · The VAE"
     },
 )
 def _price(probe: Probe, nats: Any) -> None:
-    q, p = Normal(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 3.0])), Normal(torch.zeros(2), torch.ones(2))
+    the = drawn("1.1", probe.edition)
+    q = Normal(torch.tensor([the.mean, 0.0]), torch.tensor([1.0, the.std]))
+    p = Normal(torch.zeros(2), torch.ones(2))
     shares = kl_divergence(q, p)  # (2,)
     exact = float(shares.sum())
     mistakes = {
         "std": float(kl_divergence(Normal(q.mean, q.variance.sqrt().sqrt()), p).sum()),
         "half": 2 * exact,
         "mean": exact / 2,
-        "log sign": exact + math.log(9.0),
+        "log sign": exact + math.log(the.std**2),
         "bits": exact / math.log(2),
         "swapped": float(kl_divergence(p, q).sum()),
         "one": float(shares[1]),
@@ -156,8 +159,8 @@ def _distortion(probe: Probe, distortion: Any) -> None:
     "1.5",
     "which β is this, by hand",
     hints={
-        "as written": "0.00025 is what stands in the code. The other term was divided by a large number: undo that.",
-        "channels": "You multiplied by 64 × 64. A colour image has three numbers for each pixel.",
+        "as written": "That is what stands in the code. The other term was divided by a large number: undo that.",
+        "channels": "You counted the pixels. A colour image has three numbers for each.",
         "weight": "That is the number of values in an image. The KL also had a weight of its own.",
         "divided": "You divided by the number of values. Multiply the whole loss by it instead.",
         "inverse": "That is 1/β: it stands before the KL once the other term stands alone.",
@@ -165,17 +168,19 @@ def _distortion(probe: Probe, distortion: Any) -> None:
     },
 )
 def _beta(probe: Probe, beta: Any) -> str:
-    values, weight = 3 * 64 * 64, 0.00025
+    the = drawn("1.5", probe.edition)
+    values, weight = 3 * the.side**2, the.weight
     mistakes = {
         "as written": weight,
-        "channels": weight * 64 * 64,
+        "channels": weight * the.side**2,
         "weight": float(values),
         "divided": weight / values,
         "inverse": 1 / (weight * values),
         "chapter": weight * 784,
     }
     probe.number(beta, weight * values, mistakes)
-    return "three times the rate of a VAE, not a four-thousandth. (A sum of squared errors is nats for variance ½.)"
+    times = f"The rate counts {weight * values:.2g} times, not {weight:g} times."
+    return f"{times} (A sum of squared errors is nats for variance ½.)"
 
 
 @exercise("1.6", "a VAE of your own pieces", seconds=30.0, hints=HINTS)

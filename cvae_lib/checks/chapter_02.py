@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from cvae_lib.checks._given import drawn
 from cvae_lib.checks._probe import Mistakes, Probe, Trial
 from cvae_lib.checks._registry import exercise
 
@@ -32,8 +33,9 @@ TITLE = "02 · The conditional ELBO"
     },
 )
 def _gap(probe: Probe, gap: Any, elbo: Any) -> None:
-    posterior, q, log_p = Normal(1.0, 0.5), Normal(1.3, 0.5), -3.2
-    exact, shift, std = float(kl_divergence(q, posterior)), 0.3, 0.5
+    the = drawn("2.1", probe.edition)
+    centre, shift, std, log_p = the.centre, the.shift, the.std, the.log_p
+    exact = float(kl_divergence(Normal(centre + shift, std), Normal(float(centre), std)))
     mistakes = {
         "half": shift**2 / std**2,
         "std": shift**2 / (2 * std),
