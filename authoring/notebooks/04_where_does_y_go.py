@@ -5,7 +5,7 @@
 #
 # {{ badges }}
 #
-# **Time:** {{ minutes }} on two CPU cores, most of it eleven short trainings. **You need:** chapter 03; matrix
+# **Time:** {{ minutes }} on two CPU cores, most of it fifteen short trainings. **You need:** chapter 03; matrix
 # products. Attention is explained where it comes up.
 #
 # By the end you can
@@ -13,7 +13,7 @@
 # - build the usual layers that tell a network its condition, and say which of them are one function in two disguises;
 # - compare them fairly: same number of parameters, same budget, several seeds, paired likelihoods;
 # - predict what a model cannot draw from *where* it is told;
-# - find three bugs that do not crash, two of which do not show in the loss either.
+# - find three bugs that do not crash, and that a loss curve alone does not give away.
 
 # %% tags=["install"]
 # {{ install }}
@@ -384,15 +384,17 @@ bands({"attention, width 192": "attention_wide"}, short)
 # %% [markdown]
 # It holds in every run. The loud start obeys better than all five ways of the contest, the quiet one worse than all others.
 # **The largest difference in obedience was between two starts of one and the same function.** And attention at full width is
-# back among the rest: its 5 nats were the price of idle parameters.
+# back among the rest: its 5 nats were the price of parameters that are idle or superfluous.
 #
-# After 12 epochs, little is left. Training three times as long was worth 5 nats and more to each; then all ways but narrow
+# After 12 epochs, less is left. Training three times as long was worth more than 6 nats to each; then all ways but narrow
 # attention lie within 1.5 nats of each other. One of the two modulations leads in every run, by less than a nat over loud
-# concatenation, and both obey a little better than it. (Loudness is not the whole story: addition starts louder than quiet
-# concatenation, and after 12 epochs obeys no better.)
+# concatenation. Control has come closer too: 0.91 to 0.92 for both modulations, 0.90 for loud concatenation, about 0.85 for
+# the shifts started as usual. (Loudness is not the whole story: addition starts louder than quiet concatenation, and after
+# 12 epochs obeys no better. Nor are eight times the best choice; they were the first.)
 #
-# So, for a class label told in every block, **the way hardly matters; hearing $y$ from the start does.** FiLM needs no care
-# about loudness, at 1.4 times the time of a step. Concatenation is fastest: start it loud.
+# So, for a class label told in every block, **the likelihood hardly depends on the way; control does, and a good part of that
+# is how soon the network comes to hear $y$.** FiLM needs no care about it, at 1.4 times the time of a step. Concatenation is
+# fastest: start it loud.
 
 # %%
 labels = torch.arange(10)
@@ -508,9 +510,9 @@ for name, text in (("encoder", "encoder told"), ("concatenation", "encoder and d
         print(f"{text}, K = {samples:>4}: another y costs {lost} nats")
 
 # %% [markdown]
-# The first cost melts as $K$ grows; the second settles at many nats. Told a wrong $y$, the encoder looks in slightly wrong places,
-# and few samples do not make up for it: it is the *bound* that got worse, not the likelihood. **A cost that melts away as
-# $K$ grows was never a use of $y$.**
+# The first cost melts as $K$ grows, and by (4.8) it must go on to 0; the second gives up a quarter, and is still fifteen nats.
+# Told a wrong $y$, the encoder looks in slightly wrong places, and few samples do not make up for it: it is the *bound* that
+# got worse, not the likelihood. **A cost that melts away as $K$ grows was never a use of $y$.**
 
 # %% [markdown]
 # ## Where the way does matter: when y is a list
@@ -555,7 +557,7 @@ pair_grid(
 #
 # $$\tfrac12 \big(E_{w_1} + P_1 + E_{w_2} + P_2\big) = \tfrac12\big(E_{w_2} + P_1 + E_{w_1} + P_2\big). \tag{4.9}$$
 #
-# "three seven" and "seven three" have the same mean, whatever is learned. But there is a plain alternative to attention: lay
+# "three seven" and "seven three" have the same mean, whatever is learned. (Attention would be as blind without the $P_l$.) But there is a plain alternative to attention: lay
 # the words side by side in one vector, a one-hot row for each place, and concatenate that. A condition of your own takes four
 # lines.
 
@@ -645,16 +647,16 @@ bands(told | {"side by side": "pair_side_by_side"}, measures)
 # is small.)
 #
 # The likelihood hardly noticed. The order is worth nearly all of the 0.624 nats it can be worth, and that is a third of a
-# percent of what one image takes. By likelihood alone you would not have found out that one of these models cannot be told
-# an order.
+# percent of what one image takes. The models differ by more than that for other reasons: the mean is two nats behind side by
+# side, but a nat ahead of attention. By likelihood alone you would not have found out which of them cannot be told an order.
 #
 # Here, then, is the condition. **The way matters when it cannot pass on what $y$ says.** The mean loses the order, and no
 # training brings it back. Keep all of $y$ in the vector, or attend. With two words, side by side obeys as well as
-# attention, and has the better likelihood, its network being wider. But it needs inputs for each place. Attention reads a
-# list of any length with the same matrices, and that is what it is for.
+# attention, and has the better likelihood. But it needs a column of weights for every word at every place. Attention reads
+# a longer list with the same matrices (a new place costs it one vector $P_l$), and that is what it is for.
 
 # %% [markdown]
-# ## Bug one: FiLM that does not start at the identity
+# ## Bugs one and two: FiLM that does not start at the identity
 #
 # Leave out the "1 +" in (4.3). At the start $\gamma$ is small, so every slot multiplies the features by something small. Or
 # be careful twice: start with zeros, and put *two* zero matrices in a row. Here is FiLM with $\gamma$ and $\beta$ computed
@@ -721,8 +723,8 @@ for name, model in bugs.items():
     print(f"{name:<16} size of FiLM's weights {weights.norm():6.2f}, control {control:.2f}")
 plots.curves(
     {name: values[2:] for name, values in losses.items()},
-    "Loss against the epoch, from the third on. Without 1 + it stays flat at about 170 nats. The other three fall "
-    "smoothly to between 120 and 135 nats; two zero layers end highest of them.",
+    "Loss against the epoch, from the third on. Without 1 + it hardly falls and ends above 170 nats. The other three "
+    "fall smoothly to between 127 and 143 nats; two zero layers end highest of them.",
     x=range(3, 3 + len(losses["without 1 +"][2:])),
     x_label="epoch of 5,000 images",
     y_label="-ELBO, nats per image",
@@ -732,17 +734,18 @@ plots.curves(
 # *Figure 4.6. One of these curves looks broken. Two of the models are.*
 #
 # **Without the 1**, the loss stalls, and the rate stays near zero: $z$ has fallen silent, because what it says shrinks at
-# every slot. The decoder hears $y$ and draws one average per class. $\gamma$ could learn to be 1; in this time it does not.
+# every slot. The decoder is left with little but $y$. $\gamma$ could learn to be 1; in this time it does not learn enough of it.
 #
-# **Two zero layers** you would not find by the loss, which falls as smoothly as the others. Each matrix's gradient is
-# multiplied by the other matrix, and both are zero: nothing moves, ever. FiLM's weights still have size 0.00 and control is
-# at chance. The model is a plain VAE. What finds it: the first gradient, the size of the weights, control.
+# **Two zero layers** you would not find by the loss alone: it falls as smoothly as the others, and only beside a healthy run do
+# you see that it ends a dozen nats higher. Each matrix's gradient is multiplied by the other matrix, and both are zero:
+# nothing moves, ever. FiLM's weights still have size 0.00 and control is at chance. The model is a plain VAE. What finds it:
+# the first gradient (one zero is healthy, since inner moves once outer has moved), the size of the weights, control.
 #
 # And starting with *no* zero layer did no harm here. What saves you is the 1; one zero layer is a way to be careful, two
 # are a way to be deaf.
 
 # %% [markdown]
-# ## Bug two: whose statistics?
+# ## Bug three: whose statistics?
 #
 # Batch norm measures its $\mu$ and $\sigma$ over the batch while training, and uses running averages of them once you call
 # `model.eval()`. Forget that call, and a drawing depends on what else is drawn with it. **Predict first.** You ask a model
@@ -782,16 +785,17 @@ plots.digit_grid(
 )
 
 # %% [markdown]
-# *Figure 4.7. The same model, the same ten latents, the same label. Only the company differs, and in the last row `eval()`
-# was forgotten and the company is nothing but sevens.*
+# *Figure 4.7. The same model, the same ten latents, the same label. In the last two rows `eval()` was forgotten: among a
+# hundred digits of all kinds it hardly shows, among sevens it does.*
 #
-# No error, no warning, and the loss was never involved: the bug is in the drawing. Watch for it where batches are of one
+# Small batches hurt too, even mixed ones: their statistics are noisy. And drawing in training mode has overwritten the running
+# averages, so a late `eval()` no longer brings back what was there. No error, no warning, and the loss was never involved: the bug is in the drawing. Watch for it where batches are of one
 # kind, and that is the rule when you *use* a conditional model: "a hundred sevens, please".
 
 # %% [markdown]
 # ## Pitfalls
 #
-# - **Ranking by likelihood alone.** By likelihood attention came last, by control nearly first. Report both, and what another
+# - **Ranking by likelihood alone.** By likelihood attention came last, by control among the first. Report both, and what another
 #   $y$ costs, with a $K$ large enough.
 # - **"The same number of parameters"** when some of them cannot do anything: questions and keys, with one token to look at.
 # - **A whispered label.** Ten columns among hundreds start small. Before you blame the way, make it start louder.
@@ -809,8 +813,8 @@ plots.digit_grid(
 # h' = h + W_o \sum_l a_l\, W_v c_l.$$
 #
 # Gluing, adding, and attending to a single token give each class a bias vector of its own; modulation gives it a matrix.
-# For ten classes told in every block it hardly matters which: how loud the label starts moved control more than the choice
-# of the way, and time levels most of it. It does matter when $y$ comes late, since a shift in the last block is only a
+# For ten classes told in every block it matters little to the likelihood. To control it does at first, how loud the label
+# starts more than the way, and longer training levels most of that. It does matter when $y$ comes late, since a shift in the last block is only a
 # stencil, and when $y$ is a list, since a mean forgets the order. To be steered, the decoder or the prior must be told; the
 # encoder, so that the class stays out of $z$. And the likelihood notices little of all this. Ask the model for things, and
 # look.
