@@ -97,6 +97,15 @@ def test_a_resumed_run_is_bit_for_bit_the_run_that_was_never_stopped(kind, stop,
     assert objective.calls == stop + 16 - 3 * ((stop - 1) // 3), "a resumed run begins at the last checkpoint"
 
 
+@pytest.fixture
+def listening():
+    """Hear Ctrl-C as a terminal does: a shell that starts the tests in the background tells them to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize("where", [1, 2, 4, 7])
 def test_ctrl_c_ends_the_step_at_hand_and_nothing_is_lost(where, tmp_path, capsys):
     whole, expected = run()
@@ -116,6 +125,7 @@ def test_ctrl_c_ends_the_step_at_hand_and_nothing_is_lost(where, tmp_path, capsy
     assert same(net, whole) and history == expected and steps == 16
 
 
+@pytest.mark.usefixtures("listening")
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
     def terms(*arguments):
         signal.raise_signal(signal.SIGINT)
