@@ -6,17 +6,15 @@
 A finished seed is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
 """
 
-import argparse
-import json
+import functools
 import math
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
+import keeping
 import torch
 
-from cvae_lib import __version__, data, evaluation, pretrained, records
+from cvae_lib import data, evaluation, pretrained
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
 
@@ -69,26 +67,16 @@ def run(seed: int, train: data.ImageSet, test: data.ImageSet) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Go on with the study, and write the record when every seed is there."""
-    parser = argparse.ArgumentParser(description="Record chapter 03's study.")
-    parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "label_value", metavar="FOLDER")
+    parser = keeping.arguments("label_value", "03")
     parser.add_argument("--seed", type=int, choices=SEEDS, help="only this one")
     options = parser.parse_args(arguments)
-    options.kept.mkdir(parents=True, exist_ok=True)
     train, test = data.mnist("train"), data.mnist("test")
     files = [options.kept / f"{seed}.json" for seed in SEEDS]
     for seed, file in zip(SEEDS, files, strict=True):
-        if not file.exists() and options.seed in (None, seed):
-            figures = {key: round(value, 4) for key, value in run(seed, train, test).items()}
-            file.write_text(json.dumps(figures), encoding="utf-8")
-            print(figures, flush=True)
+        if options.seed in (None, seed):
+            print(keeping.once(file, functools.partial(run, seed, train, test)) or f"seed {seed} is kept", flush=True)
     if all(file.exists() for file in files):
-        records.write(
-            "label_value",
-            command="python benchmarks/studies/label_value.py",
-            protocol=PROTOCOL,
-            versions={"cvae_lib": __version__, "torch": torch.__version__.split("+")[0]},
-            runs=[json.loads(file.read_text(encoding="utf-8")) for file in files],
-        )
+        keeping.record("label_value", PROTOCOL, [keeping.read(file) for file in files], options.kept)
     return 0
 
 

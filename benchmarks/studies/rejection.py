@@ -9,9 +9,10 @@ import sys
 import time
 from typing import Any
 
+import keeping
 import torch
 
-from cvae_lib import __version__, data, pretrained, records
+from cvae_lib import data, pretrained
 from cvae_lib.evaluation import Judge
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
@@ -65,13 +66,7 @@ def main() -> int:
     for seed in range(3):
         runs.append({key: round(value, 3) for key, value in run(seed, train, judge).items()})
         print(runs[-1], flush=True)
-    records.write(
-        "rejection",
-        command="python benchmarks/studies/rejection.py",
-        protocol=PROTOCOL,
-        versions={"cvae_lib": __version__, "torch": torch.__version__.split("+")[0]},
-        runs=runs,
-    )
+    keeping.record("rejection", PROTOCOL, runs)
     return 0
 
 

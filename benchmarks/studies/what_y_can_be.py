@@ -6,20 +6,19 @@
 A finished training is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
 """
 
-import argparse
-import json
+import functools
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import keeping
 import torch
 from torch import Tensor
 
-from cvae_lib import __version__, course, data, evaluation, pretrained, records, strokes
+from cvae_lib import data, evaluation, pretrained, strokes
 from cvae_lib.conditions import Vocabulary
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
@@ -154,12 +153,8 @@ def work(kept: Path, only: list[str]) -> Iterator[str]:
     digits = Digits()
     for name in only or PIECES:
         for seed in SEEDS:
-            path = kept / f"{name}-{seed}.json"
-            if path.exists():
-                continue
-            found = PIECES[name](seed, digits)
-            path.write_text(json.dumps(found), encoding="utf-8")
-            yield f"{name}, seed {seed}: { {key: round(value, 3) for key, value in found.items()} }"
+            if found := keeping.once(kept / f"{name}-{seed}.json", functools.partial(PIECES[name], seed, digits)):
+                yield f"{name}, seed {seed}: { {key: round(value, 3) for key, value in found.items()} }"
 
 
 def write(kept: Path) -> None:
@@ -171,28 +166,17 @@ def write(kept: Path) -> None:
     for seed in SEEDS:
         runs.append({"seed": seed})
         for name in done:
-            found = json.loads((kept / f"{name}-{seed}.json").read_text(encoding="utf-8"))
-            runs[-1] |= {f"{name}_{key}": round(value, 4) for key, value in found.items()}
-    path = records.write(
-        "what_y_can_be",
-        command="python benchmarks/studies/what_y_can_be.py",
-        protocol=PROTOCOL,
-        versions={"cvae_lib": __version__, "torch": torch.__version__.split("+")[0]},
-        runs=runs,
-        **({"folder": kept} if course.profile() == "fast" else {}),
-    )
-    print(f"wrote {path.name}")
+            found = keeping.read(kept / f"{name}-{seed}.json")
+            runs[-1] |= {f"{name}_{key}": value for key, value in found.items()}
+    keeping.record("what_y_can_be", PROTOCOL, runs, kept)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Go on with the study, and record what is there for all seeds."""
-    parser = argparse.ArgumentParser(description="Record chapter 05's study.")
-    folder = Path(tempfile.gettempdir()) / f"what_y_can_be-{course.profile()}"
-    parser.add_argument("--kept", type=Path, default=folder, metavar="FOLDER", help="where finished trainings are kept")
+    parser = keeping.arguments("what_y_can_be", "05")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many minutes")
     parser.add_argument("--only", nargs="*", default=[], choices=list(PIECES), help="only these pieces")
     options = parser.parse_args(arguments)
-    options.kept.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     for line in work(options.kept, options.only):
         print(line, flush=True)

@@ -6,22 +6,21 @@
 A finished training is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
 """
 
-import argparse
 import dataclasses
-import json
+import functools
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keeping
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cvae_lib import __version__, course, data, evaluation, pretrained, records
+from cvae_lib import course, data, evaluation, pretrained
 from cvae_lib.conditions import Condition
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
@@ -174,17 +173,18 @@ def work(sets: dict[str, data.ImageSet], kept: Path) -> Iterator[str]:
     """Do what is not kept yet, one piece at a time, and say what was done."""
     for seed in SEEDS:
         for name in ("times", *TRIALS):
-            path = kept / f"{name}-{seed}.json"
-            if path.exists():
-                continue
-            found = times(seed, sets["test"]) if name == "times" else train(TRIALS[name], seed, sets)
-            path.write_text(json.dumps(found), encoding="utf-8")
-            yield f"{name}, seed {seed}: {found['figures']}"
+            piece = (
+                functools.partial(times, seed, sets["test"])
+                if name == "times"
+                else functools.partial(train, TRIALS[name], seed, sets)
+            )
+            if found := keeping.once(kept / f"{name}-{seed}.json", piece):
+                yield f"{name}, seed {seed}: {found['figures']}"
 
 
 def run(seed: int, kept: Path) -> dict[str, Any]:
     """Put one seed's figures together, with differences to concatenation image by image."""
-    found = {name: json.loads((kept / f"{name}-{seed}.json").read_text(encoding="utf-8")) for name in TRIALS}
+    found = {name: keeping.read(kept / f"{name}-{seed}.json") for name in TRIALS}
     figures: dict[str, Any] = {"seed": seed}
     for name, trial in TRIALS.items():
         baseline = ("pair_" if trial.pairs else "") + "concatenation" + ("_long" if trial.epochs == LONG else "")
@@ -192,35 +192,22 @@ def run(seed: int, kept: Path) -> dict[str, Any]:
         gap = evaluation.mean_and_error(values - base)
         own = {**found[name]["figures"], "gap": gap.mean, "gap_standard_error": gap.standard_error}
         figures |= {f"{name}_{figure}": value for figure, value in own.items()}
-    ratios = json.loads((kept / f"times-{seed}.json").read_text(encoding="utf-8"))["figures"]
+    ratios = keeping.read(kept / f"times-{seed}.json")["figures"]
     return figures | {f"{way}_time": ratio for way, ratio in ratios.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Go on with the study, and write the record when all of it is there."""
-    parser = argparse.ArgumentParser(description="Record chapter 04's study.")
-    folder = Path(tempfile.gettempdir()) / f"where_y_goes-{course.profile()}"
-    parser.add_argument("--kept", type=Path, default=folder, metavar="FOLDER", help="where finished trainings are kept")
+    parser = keeping.arguments("where_y_goes", "04")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many minutes")
     options = parser.parse_args(arguments)
-    options.kept.mkdir(parents=True, exist_ok=True)
     start, sets = time.monotonic(), {"train": data.mnist("train"), "test": data.mnist("test")}
     for line in work(sets, options.kept):
         print(line, flush=True)
         if time.monotonic() - start > 60 * options.minutes:
             print("Stopped; call again with the same folder to go on.")
             return 0
-    rounded = [{key: round(value, 4) for key, value in run(seed, options.kept).items()} for seed in SEEDS]
-    target = {"folder": options.kept} if course.profile() == "fast" else {}
-    path = records.write(
-        "where_y_goes",
-        command="python benchmarks/studies/where_y_goes.py",
-        protocol=PROTOCOL,
-        versions={"cvae_lib": __version__, "torch": torch.__version__.split("+")[0]},
-        runs=rounded,
-        **target,
-    )
-    print(f"wrote {path.name}")
+    keeping.record("where_y_goes", PROTOCOL, [run(seed, options.kept) for seed in SEEDS], options.kept)
     return 0
 
 
