@@ -1,5 +1,6 @@
 """The figures of the course. Each is a :class:`Picture`: a matplotlib figure that carries its alt text."""
 
+from cvae_lib.plots.aggregates import prior_maps, prior_meter, prior_stills
 from cvae_lib.plots.asked import asked_and_measured, word_maps
 from cvae_lib.plots.charts import bars, confusion, curves, latent_map
 from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
@@ -23,6 +24,9 @@ __all__ = [
     "graphical_models",
     "latent_map",
     "new_figure",
+    "prior_maps",
+    "prior_meter",
+    "prior_stills",
     "seed_dots",
     "titled_sheets",
     "word_maps",

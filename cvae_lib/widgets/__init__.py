@@ -9,6 +9,7 @@ from cvae_lib.widgets.bound import bound_panel, bound_sheet, draw_bound
 from cvae_lib.widgets.captions import caption_panel, caption_sheet, draw_caption
 from cvae_lib.widgets.drawing import draw_digit, draw_panel, style_sheet
 from cvae_lib.widgets.panel import Choice, Count, Panel, Slider, Text
+from cvae_lib.widgets.priors import best_gaussian, draw_prior, prior_panel, prior_sheet, split_rate
 from cvae_lib.widgets.styles import style_directions, with_style
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Text",
     "attribute_panel",
     "attribute_sheet",
+    "best_gaussian",
     "blend_digits",
     "blend_panel",
     "blend_sheet",
@@ -32,6 +34,10 @@ __all__ = [
     "draw_caption",
     "draw_digit",
     "draw_panel",
+    "draw_prior",
+    "prior_panel",
+    "prior_sheet",
+    "split_rate",
     "style_directions",
     "style_sheet",
     "with_style",
