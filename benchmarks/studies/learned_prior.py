@@ -21,11 +21,13 @@ from torch import Tensor
 from cvae_lib import data, evaluation, pretrained
 from cvae_lib.conditions import Condition
 from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.objective import elbo_terms
 from cvae_lib.training import fit
 
 SEEDS = (0, 1, 2)
-SHORT, LONG, FEW = 1000, 3000, 500  # steps
-FEW_IMAGES = 2000
+SHORT, LONG, SCARCE = 1000, 3000, 800  # steps
+FEW = 500  # images
+LEASH = 1.0
 BASE: dict[str, Any] = {"latent_dim": 16, "hidden": (192, 192), "how": "film", "where": "every"}
 PROTOCOL = (
     "MNIST, dynamic binarisation; MLPs of two hidden layers of 192, D = 16, y by FiLM to every block of encoder and "
@@ -33,7 +35,9 @@ PROTOCOL = (
     "test images, K = 50; gap: log-likelihood above the fixed prior's on the same images; rate: on the test images. "
     "Digit: y is the label; mixture and VampPrior have 10 components, the latter started at real images; control over "
     "2,000 drawings. Quadrant: y is the lower left quadrant in grey levels, x the rest, the quadrant blank; alone: the "
-    f"decoder is not told y; few: {FEW_IMAGES} training images and {FEW} steps"
+    f"decoder is not told y. Scarce: {FEW} training images and {SCARCE} steps; leash: minus {LEASH:g} KL(p(z|y) || "
+    "N(0, I)) in the objective; early: stopped by 500 other images, patience 30 epochs; widest: the largest sigma of "
+    "p(z|y) over the test conditions"
 )
 
 
@@ -64,6 +68,8 @@ class Trial:
     steps: int = SHORT
     images: int | None = None  # of the training set; all if None
     baseline: str = "digit_standard"
+    leash: float = 0.0
+    stops_early: bool = False
 
 
 PRIORS = ("standard", "gaussian", "mixture", "vamp")
@@ -79,10 +85,15 @@ QUADRANT = {
     }.items()
 }
 LESS = {
-    f"few_{name}": dataclasses.replace(
-        QUADRANT[f"quadrant_{name}"], steps=FEW, images=FEW_IMAGES, baseline="few_standard"
+    f"scarce_{name}": Trial(settings, True, SCARCE, FEW, "scarce_standard", leash=leash, stops_early=early)
+    for name, settings, leash, early in (
+        ("standard", {}, 0.0, False),
+        ("gaussian", {"prior": "gaussian"}, 0.0, False),
+        ("gaussian_leash", {"prior": "gaussian"}, LEASH, False),
+        ("alone", ALONE, 0.0, False),
+        ("alone_leash", ALONE, LEASH, False),
+        ("alone_early", ALONE, 0.0, True),
     )
-    for name in ("standard", "gaussian", "alone")
 }
 MORE = {
     f"long_{name}": dataclasses.replace(QUADRANT[f"quadrant_{name}"], steps=LONG, baseline="long_standard")
@@ -101,13 +112,29 @@ def train(trial: Trial, seed: int, sets: dict[str, data.ImageSet]) -> dict[str, 
     (images, y), (test, test_y) = map(quadrant, (images, test)) if trial.quadrant else ((images, None), (test, None))
     if trial.settings.get("prior") == "vamp":
         model.latent_prior.start_from(images.pixels(torch.arange(model.config.components)))  # type: ignore[operator]
-    history = fit(model, images, y=y, steps=trial.steps, learning_rate=4e-3, seed=seed, device="cpu", log_every=10_000)
+    settings: dict[str, Any] = {"steps": trial.steps, "learning_rate": 4e-3, "seed": seed, "log_every": 10_000}
+    if trial.leash:
+        settings["objective"] = functools.partial(leashed, strength=trial.leash)
+    if trial.stops_early:
+        settings |= {"validation": quadrant(sets["train"].subset(slice(50_000, 50_000 + FEW))), "patience": 30}
+    history = fit(model, images, y=y, device="cpu", **settings)
     ll = evaluation.log_likelihood(model, test, samples=50, y=test_y)
     figures = {"parameters": model.num_parameters(), "nll": -ll.mean, "training_loss": history.loss[-1]}
-    figures |= {"training_rate": history.rate[-1], "rate": rate(model, test, test.labels if test_y is None else test_y)}
-    if not trial.quadrant:
+    seen, seen_y = images.subset(slice(2000)), images.labels if y is None else y
+    figures["training_rate"] = rate(model, seen, seen_y[:2000])
+    figures["rate"] = rate(model, test, test.labels if test_y is None else test_y)
+    if test_y is not None:
+        figures["widest"] = float(model.prior(test_y).stddev.max())
+    else:
         figures["control"] = evaluation.control_accuracy(model, pretrained.load_judge(), count=2000).accuracy
     return {"figures": figures, "per_example": [round(value, 4) for value in ll.per_example.tolist()]}
+
+
+def leashed(model: CVAE, x: Tensor, y: Tensor, strength: float) -> Tensor:
+    """Return the ELBO minus a multiple of KL(p(z|y) || N(0, I)), which holds the prior near the standard normal."""
+    p = model.prior(y)
+    away = 0.5 * (p.mean.square() + p.variance - 1 - p.variance.log()).sum(1)
+    return elbo_terms(model, x, y).elbo - strength * away
 
 
 @torch.no_grad()
@@ -117,9 +144,9 @@ def rate(model: CVAE, test: data.ImageSet, y: Tensor) -> float:
     x = test.pixels(mode="stochastic", generator=generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        q = model.posterior(x, y[: len(x)])
+        q = model.posterior(x, y)
         z = q.sample()
-    return float((q.log_prob(z) - model.prior(y[: len(x)]).log_prob(z)).mean())
+    return float((q.log_prob(z) - model.prior(y).log_prob(z)).mean())
 
 
 def work(trials: dict[str, Trial], sets: dict[str, data.ImageSet], kept: Path) -> Iterator[str]:
