@@ -23,6 +23,7 @@ from cvae_lib.objective import elbo_terms, log_importance_weights
 ROOT = Path(__file__).resolve().parent.parent
 GRID = torch.linspace(-9, 9, 3001, dtype=torch.float64)
 STEP = math.log(float(GRID[1] - GRID[0]))
+STEP_SIZE = math.exp(STEP)
 EVERY_IMAGE = torch.tensor(
     [[[[a, b], [c, d]]] for a in (0, 1) for b in (0, 1) for c in (0, 1) for d in (0, 1)], dtype=torch.float64
 )  # (16, 1, 2, 2)
@@ -476,3 +477,116 @@ def test_equation_5_5_dropping_mixes_four_losses_in_these_shares():
     shares = torch.tensor([(1 - p) ** 2, p * (1 - p), p * (1 - p), p**2])
     found = torch.bincount(which, minlength=4) / rows
     assert ((found - shares).abs() < 4 * (shares * (1 - shares) / rows).sqrt()).all()
+
+
+CHAPTER_06 = "06_learnable_priors"
+
+
+def test_equation_6_1_is_the_kl_of_torch_and_of_a_quadrature():
+    gaussian_kl = lift(CHAPTER_06, "gaussian_kl")["gaussian_kl"]
+    m, v, mu, w = torch.randn(4, 6, dtype=torch.float64)
+    q, p = Normal(m, (0.5 * v).exp()), Normal(mu, (0.5 * w).exp())
+    torch.testing.assert_close(gaussian_kl(m, v, mu, w), kl_divergence(q, p))
+    grid = torch.linspace(-40, 40, 200_001).double()[:, None]
+    integrand = q.log_prob(grid).exp() * (q.log_prob(grid) - p.log_prob(grid))
+    torch.testing.assert_close(gaussian_kl(m, v, mu, w), torch.trapezoid(integrand, grid, dim=0), atol=1e-7, rtol=0)
+
+
+@pytest.fixture
+def heap() -> Normal:
+    """Forty posteriors of one latent in two clusters, no Gaussian together."""
+    means = torch.cat([torch.randn(25) * 0.5 + 1.5, torch.randn(15) * 0.3 - 1]).double()
+    return Normal(means, 0.2 + 0.5 * torch.rand(40).double())
+
+
+def test_equation_6_2_splits_the_rate_whatever_the_prior(heap):
+    grid = torch.linspace(-25, 25, 100_001).double()
+    each = heap.log_prob(grid[:, None])  # (G, N)
+    aggregate = each.exp().mean(1)
+    log_aggregate = aggregate.clamp_min(1e-300).log()
+    information = torch.trapezoid(each.exp() * (each - log_aggregate[:, None]), grid, dim=0).mean()
+    for mean, scale in ((0.0, 1.0), (2.0, 3.0), (-1.0, 0.7)):
+        p = Normal(torch.tensor(mean).double(), scale)
+        mismatch = torch.trapezoid(aggregate * (log_aggregate - p.log_prob(grid)), grid)
+        assert mismatch > 0
+        torch.testing.assert_close(information + mismatch, kl_divergence(heap, p).mean(), atol=1e-8, rtol=0)
+
+
+def test_equation_6_3_no_other_gaussian_is_cheaper(heap):
+    mu = heap.mean.mean()
+    sigma = (heap.variance + (heap.mean - mu) ** 2).mean().sqrt()
+    least = kl_divergence(heap, Normal(mu, sigma)).mean()
+    for _ in range(200):
+        other = Normal(mu + 0.3 * torch.randn(()).double(), sigma * (0.3 * torch.randn(()).double()).exp())
+        assert kl_divergence(heap, other).mean() > least
+    draws = heap.sample((200_000,))  # the aggregate's own moments
+    assert abs(draws.mean() - mu) < 5e-3 and abs(draws.std() - sigma) < 5e-3
+
+
+def test_equation_6_4_a_fixed_prior_gives_the_same_bound_and_likelihood():
+    absorbed = lift(CHAPTER_06, "Absorbed")["Absorbed"]
+    torch.manual_seed(4)
+    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (6,), "image_shape": (1, 2, 2), "prior": "gaussian"}
+    model = CVAE(CVAEConfig(**settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    x, y = EVERY_IMAGE.float(), torch.arange(16) % 3
+    twin = absorbed(model)
+    assert (twin.prior(y).mean == 0).all() and (twin.prior(y).stddev == 1).all()
+    found = []
+    for one in (model, twin):
+        torch.manual_seed(0)
+        terms = elbo_terms(one, x, y)
+        torch.manual_seed(0)
+        found.append((terms.rate, terms.log_likelihood, log_importance_weights(one, x, y, 7)))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=1e-4)
+
+
+def test_equation_6_5_is_a_density_and_torchs_mixture():
+    by_hand = lift(CHAPTER_06, "mixture_log_prob")["mixture_log_prob"]
+    logits, mean, log_variance = torch.randn(3, 4), 2 * torch.randn(3, 4, 1), torch.randn(3, 4, 1)
+    grid = torch.linspace(-30, 30, 20_001)
+    for row in range(3):
+        part = (logits[row : row + 1], mean[row : row + 1], log_variance[row : row + 1])
+        density = by_hand(grid[:, None], *(p.expand(len(grid), *p.shape[1:]) for p in part)).exp()
+        assert torch.trapezoid(density, grid).item() == pytest.approx(1, abs=1e-4)
+        weights = part[0].softmax(1)[0]
+        straight = sum(
+            weights[j] * Normal(part[1][0, j, 0], (0.5 * part[2][0, j, 0]).exp()).log_prob(grid).exp() for j in range(4)
+        )
+        torch.testing.assert_close(density, straight, atol=1e-5, rtol=1e-4)
+
+
+def test_equation_6_6_over_the_whole_data_is_the_aggregate_posterior_which_leaves_no_mismatch(tiny):
+    by_hand = lift(CHAPTER_06, "vamp_log_prob")["vamp_log_prob"]
+    y = torch.ones(16, dtype=torch.int64)
+    q = tiny.posterior(EVERY_IMAGE, y)
+    z = GRID[:, None].expand(-1, 1)
+    with torch.no_grad():
+        prior = by_hand(tiny.posterior, EVERY_IMAGE, z, torch.ones(len(z), dtype=torch.int64))
+        each = q.base_dist.log_prob(GRID[:, None, None])[..., 0]  # (G, 16)
+        torch.testing.assert_close(prior.exp(), each.exp().mean(1))
+        rate = ((each.exp() * (each - prior[:, None])).sum(0) * STEP_SIZE).mean()
+        information = ((each.exp() * (each - each.exp().mean(1).log()[:, None])).sum(0) * STEP_SIZE).mean()
+    torch.testing.assert_close(rate, information)
+
+
+def test_equation_6_7_the_leash_costs_what_torch_says_and_nothing_at_the_standard_normal():
+    chapter = lift(CHAPTER_06, "gaussian_kl", "leashed")
+    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (6,), "image_shape": (1, 2, 2), "prior": "gaussian"}
+    model, x, y = CVAE(CVAEConfig(**settings)).eval(), EVERY_IMAGE.float(), torch.arange(16) % 3
+    for moved in (False, True):
+        if moved:
+            torch.nn.init.normal_(model.latent_prior.head.out.weight)
+        p, standard = model.prior(y), Normal(torch.zeros(2), torch.ones(2))
+        bounds = []
+        for strength in (0.0, 0.7):
+            torch.manual_seed(0)
+            bounds.append(chapter["leashed"](model, x, y, strength=strength))
+        away = kl_divergence(p.base_dist, standard).sum(1)
+        torch.testing.assert_close(bounds[0] - bounds[1], 0.7 * away, atol=1e-5, rtol=1e-4)
+        torch.manual_seed(0)
+        torch.testing.assert_close(bounds[0], elbo_terms(model, x, y).elbo)
+        assert bool((away > 0.01).any()) == moved

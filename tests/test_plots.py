@@ -1,10 +1,12 @@
 """Pictures: the right pixels in the right place, alt text, and the same bytes twice."""
 
 import io
+import math
 
 import matplotlib.image
 import pytest
 import torch
+from torch.distributions import Independent, Normal
 
 from cvae_lib import plots
 from cvae_lib.plots.images import mosaic
@@ -94,3 +96,18 @@ def test_a_word_map_writes_its_numbers_where_they_belong():
     assert [label.get_text() for label in first.get_xticklabels()] == ["a", "seven"]
     with pytest.raises(ValueError, match="3 rows and 1 columns"):
         plots.word_maps({"one": table}, ["a"], ["x", "y", "z"], "A table that does not fit.")
+
+
+def test_a_prior_map_has_its_dots_and_the_contours_of_its_prior():
+    draws = 0.5 * torch.randn(50, 2) + 1
+    standard = Independent(Normal(torch.zeros(1, 2), torch.ones(1, 2)), 1)
+    picture = plots.prior_maps({"a": (draws, standard), "b": (draws, standard)}, "Maps.", reach=4)
+    assert [axes.get_title() for axes in picture.figure.axes] == ["a", "b"]
+    axes = picture.figure.axes[0]
+    assert axes.lines[0].get_xydata() == pytest.approx(draws.numpy())
+    (contours,) = (artist for artist in axes.collections if hasattr(artist, "levels"))
+    for level, path in zip(contours.levels, contours.get_paths(), strict=True):
+        radii = torch.from_numpy(path.vertices).norm(dim=1)  # exp(-r^2 / 2) is the level
+        torch.testing.assert_close(radii, torch.full_like(radii, math.sqrt(-2 * math.log(level))), atol=0.02, rtol=0)
+    with pytest.raises(ValueError, match="at least one panel"):
+        plots.prior_maps({}, "Nothing.")

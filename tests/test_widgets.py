@@ -122,6 +122,54 @@ def test_the_caption_panel_draws_whatever_can_be_read(reader):
         assert large.shape == (28, 28, 3) and small.shape == (58, 148, 3)
 
 
+def posteriors() -> dict[object, Normal]:
+    return {digit: Normal(torch.randn(60) + digit - 7, 0.1 + 0.4 * torch.rand(60)) for digit in (7, 8)}
+
+
+def test_the_prior_panel_never_shows_a_rate_below_the_information():
+    panel = widgets.prior_panel(posteriors())
+    for picture in drive(panel):
+        words = [text.get_text() for text in picture.figure.axes[1].texts]
+        shown = {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+        assert shown["mismatch"] >= 0
+        assert shown["rate"] == pytest.approx(shown["information"] + shown["mismatch"], abs=0.0151)  # three roundings
+
+
+def test_the_rate_splits_as_a_quadrature_says_and_the_best_gaussian_is_best():
+    q = posteriors()[7]
+    wide = Normal(q.mean.double(), q.stddev.double())
+    grid = torch.linspace(-12, 12, 60_001).double()
+    each = wide.log_prob(grid[:, None])
+    aggregate = each.exp().mean(1)
+    for mean, scale in ((0.0, 1.0), (1.0, 0.5)):
+        parts = widgets.split_rate(q, Normal(torch.tensor(mean), torch.tensor(scale)))
+        p = Normal(torch.tensor(mean).double(), scale)
+        mismatch = torch.trapezoid(aggregate * (aggregate.clamp_min(1e-300).log() - p.log_prob(grid)), grid)
+        assert parts["mismatch"] == pytest.approx(float(mismatch), abs=2e-3)
+    best = widgets.best_gaussian(q)
+    least = widgets.split_rate(q, best)["rate"]
+    assert all(
+        widgets.split_rate(q, Normal(best.mean + shift, best.stddev * factor))["rate"] > least
+        for shift in (-0.1, 0.1)
+        for factor in (0.9, 1.1)
+    )
+
+
+def test_one_posterior_alone_holds_no_information_and_can_be_matched():
+    q = Normal(torch.tensor([0.7]), torch.tensor([0.3]))
+    parts = widgets.split_rate(q, widgets.best_gaussian(q))
+    assert parts == pytest.approx({"rate": 0, "information": 0, "mismatch": 0}, abs=1e-4)
+
+
+def test_a_prior_panel_of_something_else_is_refused():
+    with pytest.raises(ValueError, match="at least one condition"):
+        widgets.prior_panel({})
+    with pytest.raises(ValueError, match="posteriors of shape"):
+        widgets.prior_sheet(Normal(torch.zeros(3, 2), torch.ones(3, 2)))
+    with pytest.raises(ValueError, match="above 0"):
+        widgets.draw_prior(posteriors()[7], 0.0, 0.0, 1.0)
+
+
 def test_the_bound_panel_never_shows_a_bound_above_the_ceiling(plane):
     panel = bound(plane)
     for picture in drive(panel):

@@ -1,0 +1,610 @@
+# %% [markdown]
+# # 06 · Learnable priors
+#
+# *Should p(z given y) move?*
+#
+# {{ badges }}
+#
+# **Time:** {{ minutes }} on two CPU cores, most of it a dozen short trainings. **You need:** chapter 03; FiLM from
+# chapter 04; a condition of your own from chapter 05.
+#
+# By the end you can
+#
+# - compute what a prior costs, and split it into a part that no prior can save and a part that a better one can;
+# - build a prior that moves with $y$, a mixture and a VampPrior;
+# - say what a moving Gaussian can do that a decoder told $y$ cannot, and where it pays;
+# - make a prior run away, learn its conditions by heart, or wander off, and hold it.
+
+# %% tags=["install"]
+# {{ install }}
+
+# %%
+import math
+
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from cvae_lib import data, evaluation, plots, pretrained, records, widgets
+from cvae_lib.conditions import Condition
+from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.objective import elbo_terms, kl_per_latent
+from cvae_lib.priors import ConditionalGaussian, ConditionalMixture
+from cvae_lib.training import TrainingDiverged, fit
+
+torch.manual_seed(0)
+train, test = data.digits("train"), data.digits("test")
+judge = pretrained.load_judge(f"{train.name.lower()}-judge")
+print(
+    f"{train.name}: {len(train)} training and {len(test)} test images of shape {train.image_shape}"
+)
+
+# %% [markdown]
+# ## What a prior costs
+#
+# All chapters so far drew $z$ from one fixed $p(z) = \mathcal N(0, I)$, whatever $y$ was. The theory allows a
+# $p_\psi(z \mid y)$ that depends on $y$ and is learned (chapter 02). The prior enters the bound in one place only, the rate
+# $\mathrm{KL}\big(q(z \mid x, y) \,\|\, p(z \mid y)\big)$. So we need that for two Gaussians, and not for one and the
+# standard one.
+#
+# Take one latent: $q = \mathcal N(m, e^v)$, $p = \mathcal N(\mu, e^w)$. The KL is the average of $\log q(z) - \log p(z)$
+# over $z \sim q$, and both logarithms are parabolas:
+#
+# $$\log q(z) - \log p(z) = \tfrac12 (w - v) - \frac{(z - m)^2}{2 e^v} + \frac{(z - \mu)^2}{2 e^w}.$$
+#
+# Under $q$ the first square averages to $e^v$, its variance. The second measures from the wrong centre, so it averages to the
+# variance plus the squared distance, $e^v + (m - \mu)^2$. Put in:
+#
+# $$\mathrm{KL}(q \,\|\, p) = \tfrac12 \Big( w - v + \frac{e^v + (m - \mu)^2}{e^w} - 1 \Big). \tag{6.1}$$
+
+
+# %%
+def gaussian_kl(m, v, mu, w):  # means and log-variances of q and p
+    return 0.5 * (w - v + (v.exp() + (m - mu) ** 2) / w.exp() - 1)
+
+
+m, v, mu, w = torch.randn(4, 5, 3)  # five examples, three latents
+q, p = (Independent(Normal(a, (0.5 * b).exp()), 1) for a, b in ((m, v), (mu, w)))
+z = q.sample((100_000,))
+print(f"averaging draws: {(q.log_prob(z) - p.log_prob(z)).mean(0)}")
+print(f"formula (6.1):   {gaussian_kl(m, v, mu, w).sum(1)}")
+difference = gaussian_kl(m, v, mu, w) - kl_per_latent(q, p)
+print(f"largest difference to the library's: {difference.abs().max():.0e}")
+
+# %% [markdown]
+# With $\mu = w = 0$ it is the formula (1.3) of chapter 01. **Predict first.** A posterior sits at 1, with standard deviation 0.5.
+# Order these four priors by what they cost: the standard normal; one with the right centre, twice too wide; the right centre, twice
+# too narrow; the right centre and width.
+
+# %%
+m, v = torch.tensor(1.0), torch.tensor(0.5).square().log()
+for text, centre, scale in (
+    ("standard normal", 0.0, 1.0),
+    ("right centre, twice too wide", 1.0, 1.0),
+    ("right centre, twice too narrow", 1.0, 0.25),
+    ("right centre and width", 1.0, 0.5),
+):
+    cost = gaussian_kl(m, v, torch.tensor(centre), torch.tensor(scale).square().log())
+    print(f"{text:<32} {cost:.3f} nats")
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+# Right: nothing. Too wide: 0.32 nats. Too narrow: 0.81, as much as the standard normal costs, a whole unit off centre.
+# </details>
+#
+# Too narrow is expensive, because $e^w$ is in the denominator: what $q$ considers possible, $p$ must not exclude. Keep that
+# in mind for the last part of the chapter.
+
+# %% [markdown]
+# ## One prior, many posteriors
+#
+# A prior never has to cover one posterior alone. All images with the same $y$ share $p(z \mid y)$, and each has a posterior of
+# its own. Their average is the **aggregate posterior** $q(z \mid y)$: encode a random seven, draw $z$, and that is
+# where it comes from. Insert it into the mean rate over the images of one $y$:
+#
+# $$\mathbb E_x\, \mathrm{KL}\big(q(z|x,y) \,\|\, p(z|y)\big) = \underbrace{\mathbb E_x\, \mathrm{KL}\big(q(z|x,y) \,\|\,
+# q(z|y)\big)}_{\text{information}} + \underbrace{\mathrm{KL}\big(q(z|y) \,\|\, p(z|y)\big)}_{\text{mismatch}}. \tag{6.2}$$
+#
+# The first term is $I(x; z \mid y)$, what $z$ tells of $x$. There is no $p$ in it: no prior can save any of it. **All that a
+# better prior can save is the mismatch.** And the mismatch is also what goes wrong when you draw: the decoder was trained on
+# $z$ from the aggregate, and is then fed with $z$ from the prior.
+#
+# Which Gaussian is best? Only mean and variance of the aggregate matter to (6.1), so the best one has the same:
+#
+# $$\mu = \overline{m}, \qquad \sigma^2 = \overline{e^{v} + (m - \mu)^2}, \tag{6.3}$$
+#
+# the bars meaning averages over the images. To look at it, train a small CVAE with two latents and a fixed prior.
+
+
+# %%
+def digit_model(prior, latents, steps):
+    torch.manual_seed(0)
+    settings = {"latent_dim": latents, "hidden": (192, 192), "how": "film", "where": "every"}
+    model = CVAE(CVAEConfig(prior=prior, components=10, **settings))
+    if prior == "vamp":
+        model.latent_prior.start_from(train.pixels(torch.arange(10)))
+    fit(model, train, steps=steps, learning_rate=4e-3, seed=0, log_every=100)
+    return model
+
+
+flat = digit_model("standard", 2, 600)
+
+# %%
+sevens = (test.labels == 7).nonzero().flatten()
+with torch.no_grad():
+    q = flat.posterior(test.pixels(sevens, "threshold"), test.labels[sevens])
+m, v = q.mean[:, 0], q.variance[:, 0].log()  # the first latent: (N,) each
+mu = m.mean().requires_grad_()
+w = (v.exp() + (m - mu.detach()) ** 2).mean().log().requires_grad_()
+rate = gaussian_kl(m, v, mu, w).mean()
+slopes = torch.autograd.grad(rate, (mu, w))
+standard = gaussian_kl(m, v, torch.tensor(0.0), torch.tensor(0.0)).mean()
+print(f"standard normal: {standard:.3f} nats; mean {mu:.2f}, scale {(0.5 * w).exp():.2f}: {rate:.3f}")
+print(f"slopes of the rate there: {slopes[0]:.0e}, {slopes[1]:.0e}")
+
+# %%
+posteriors = {}
+for digit in (7, 1, 0, 8):
+    rows = (test.labels == digit).nonzero().flatten()[:200]
+    with torch.no_grad():
+        q = flat.posterior(test.pixels(rows, "threshold"), test.labels[rows])
+    posteriors[digit] = Normal(q.mean[:, 0], q.stddev[:, 0])
+widgets.prior_panel(posteriors)
+
+# %% [markdown]
+# *Figure 6.1. In a running notebook, a panel: choose a digit, move the prior's mean and scale, and watch the rate. Grey: the
+# aggregate posterior along the first latent; blue: a few of the posteriors it is made of; orange: the prior. The blue part of the column never
+# moves. On a still page, three priors over the sevens, with information + mismatch = rate.*
+#
+# **Try to get below the information.** You cannot. Two more things to find with the sliders: how flat the valley is on the wide
+# side, and how steep on the narrow one.
+
+# %% [markdown]
+# ## A prior that moves
+#
+# By hand: one hidden layer from $c$, the numbers made of $y$, to mean and log-variance. Two habits keep it out of trouble. The last layer **starts at zero**, so the prior
+# starts as the standard normal for every $y$, and moves only as far as it is pulled. And the log-variance is **bounded
+# smoothly**, $10 \tanh(r / 10)$: between $-10$ and $10$ whatever the layer says.
+
+
+# %%
+class MovingPrior(nn.Module):
+    def __init__(self, latents, numbers, hidden=64):
+        super().__init__()
+        self.read = nn.Linear(numbers, hidden)
+        self.out = nn.Linear(hidden, 2 * latents)
+        nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
+
+    def forward(self, c):  # (B, C)
+        mean, raw = self.out(nn.functional.silu(self.read(c))).chunk(2, dim=1)
+        return mean, 10 * torch.tanh(raw / 10)  # (B, D) each
+
+
+mine, theirs = MovingPrior(16, 10), ConditionalGaussian(16, 10)
+nn.init.normal_(mine.out.weight)
+theirs.head.load_state_dict(mine.state_dict())
+c = nn.functional.one_hot(torch.arange(10), 10).float()
+mean, log_variance = mine(c)
+p = theirs(c, 10)
+print(f"largest difference: mean {(mean - p.mean).abs().max():.0e}", end=", ")
+print(f"log-variance {(log_variance - p.variance.log()).abs().max():.0e}")
+
+# %% [markdown]
+# Everything else stays: the same encoder, decoder and loss, with (6.1) for the KL. Train it as one of four, the fixed prior beside
+# it; the other two come in a minute. Sixteen latents, and $y$ told to every block by FiLM, as chapter 04 found best.
+
+# %%
+models = {prior: digit_model(prior, 16, 1000) for prior in ("standard", "gaussian")}
+
+# %% [markdown]
+# ### What can it do that the decoder cannot?
+#
+# **Predict first**, before you look at any likelihood. A draw from the moving prior is $z = \mu(y) + \sigma(y) \odot \epsilon$, with
+# $\epsilon$ from the standard normal. The decoder gets $z$ and $y$. Could a model with a *fixed* prior do exactly the same?
+#
+# <details><summary>Answer</summary>
+# Yes. Let it draw ε, and let its decoder begin by computing μ(y) + σ(y) ⊙ ε. It knows y, so it can.
+# </details>
+#
+# Rename the latent: $\epsilon = (z - \mu(y)) / \sigma(y)$. A KL does not change when both distributions are renamed alike, so
+# the model
+#
+# $$p(\epsilon) = \mathcal N(0, I), \qquad p'(x \mid \epsilon, y) = p\big(x \mid \mu(y) + \sigma(y) \odot \epsilon,\; y\big),
+# \qquad q'(\epsilon \mid x, y) = \mathcal N\Big(\frac{m - \mu}{\sigma}, \frac{s^2}{\sigma^2}\Big) \tag{6.4}$$
+#
+# has a fixed prior and, image by image, the same ELBO and the same likelihood. Try it on the model just trained.
+
+
+# %%
+class Absorbed:
+    def __init__(self, model):
+        self.model = model
+
+    def prior(self, y, batch=None):
+        zeros = torch.zeros(len(y), self.model.config.latent_dim)
+        return Independent(Normal(zeros, 1.0), 1)
+
+    def posterior(self, x, y):
+        q, p = self.model.posterior(x, y), self.model.prior(y)
+        return Independent(Normal((q.mean - p.mean) / p.stddev, q.stddev / p.stddev), 1)
+
+    def likelihood(self, epsilon, y):
+        p = self.model.prior(y)
+        return self.model.likelihood(p.mean + p.stddev * epsilon, y)
+
+
+x, y = test.pixels(torch.arange(500), "threshold"), test.labels[:500]
+for name, model in (("moving", models["gaussian"]), ("fixed", Absorbed(models["gaussian"]))):
+    torch.manual_seed(1)  # the same noise for both
+    with torch.no_grad():
+        print(f"{name:<7} prior: ELBO {elbo_terms(model, x, y).elbo.mean():.3f} nats")
+
+# %% [markdown]
+# The same number. So **beside a decoder that is told $y$, a moving Gaussian adds no model that was not there before.** What it can change is how easily
+# training finds it. FiLM in the decoder's first block even *is* this map, with $1 + \gamma$ for $\sigma$ and $\beta$ for
+# $\mu$. Only the encoder has to work a little more. For a label, then, expect little.
+#
+# ## Other shapes
+#
+# A Gaussian has one hump, and no renaming of this kind gives it two. A **mixture** has $M$:
+#
+# $$p(z \mid y) = \sum_{j=1}^{M} \pi_j(y)\, \mathcal N\big(z;\, \mu_j(y), \sigma_j^2(y)\big). \tag{6.5}$$
+#
+# The **VampPrior** asks the encoder. By (6.2) the best prior of all is the aggregate posterior, an average over all training images.
+# Average over $M$ instead, and let training choose them, as *pseudo-images* $u_j$ whose pixels are parameters:
+#
+# $$p(z \mid y) = \frac1M \sum_{j=1}^{M} q(z \mid u_j, y). \tag{6.6}$$
+#
+# Neither has a KL in closed form. The rate is then estimated with the one $z$ at hand, as $\log q(z \mid x, y) - \log p(z \mid y)$, as in
+# chapter 02. Both densities take a few lines:
+
+
+# %%
+def mixture_log_prob(z, logits, mean, log_variance):  # (B, D), (B, M), (B, M, D), (B, M, D)
+    square = (z[:, None] - mean) ** 2 / log_variance.exp()
+    each = -0.5 * (square + log_variance + math.log(2 * math.pi)).sum(2)  # (B, M)
+    return (logits.log_softmax(1) + each).logsumexp(1)  # (B,)
+
+
+def vamp_log_prob(posterior, u, z, y):  # the encoder, (M, 1, 28, 28), (B, D), (B,)
+    rows = []
+    for one_z, one_y in zip(z, y, strict=True):
+        q = posterior(u, one_y.expand(len(u)))  # M Gaussians
+        rows.append(q.log_prob(one_z).logsumexp(0) - math.log(len(u)))
+    return torch.stack(rows)  # (B,)
+
+
+models |= {prior: digit_model(prior, 16, 1000) for prior in ("mixture", "vamp")}
+
+# %%
+z, y = torch.randn(50, 16), test.labels[:50]
+with torch.no_grad():
+    p = models["mixture"].prior(y)
+    parts = p.component_distribution
+    mine = mixture_log_prob(z, p.mixture_distribution.logits, parts.mean, parts.variance.log())
+    print(f"mixture:   largest difference {(mine - p.log_prob(z)).abs().max():.0e}")
+    vamp = models["vamp"]
+    mine = vamp_log_prob(vamp.posterior, vamp.latent_prior.pseudo_images, z, y)
+    print(f"VampPrior: largest difference {(mine - vamp.prior(y).log_prob(z)).abs().max():.0e}")
+
+# %% [markdown]
+# ## Ten labels
+#
+# All four saw the same images in the same order for 1,000 steps. **Predict first.** By how many nats does each of the three beat
+# the fixed prior on the test images?
+
+# %%
+record = records.load("learned_prior")
+priors = ("standard", "gaussian", "mixture", "vamp")
+some, lls = test.subset(slice(2000)), {}
+
+
+def compare(name, model, data_set, base, y=None):
+    lls[name] = evaluation.log_likelihood(model, data_set, samples=50, y=y)
+    gap = evaluation.mean_and_error(lls[name].per_example - lls[base].per_example)
+    print(f"{name:<20} -log p(x|y) {-lls[name].mean:.2f}, better by {gap} nats")
+
+
+for prior in priors:
+    compare(prior, models[prior], some, "standard")
+
+
+# %%
+def bands(rows, columns):
+    print(f"{'':<22}", *(f"{header:<17}" for header in columns))
+    for text, name in rows.items():
+        cells = (str(records.band(record, f"{name}_{figure}")) for figure in columns.values())
+        print(f"{text:<22}", *(f"{cell:<17}" for cell in cells))
+
+
+columns = {"-log p(x|y)": "nll", "better by": "gap", "rate": "rate"}
+print("Three recorded seeds, mean ± standard deviation:")
+bands({prior: f"digit_{prior}" for prior in priors}, columns | {"control": "control"})
+
+# %% [markdown]
+# DIGITS-ANSWER
+#
+# ### Where the prior is, and where it should be
+#
+# To see it, go back to two latents, and train the other three priors there too. Dots: the aggregate posterior of all test sevens. Lines: the prior
+# they are given.
+
+# %%
+planes = {"standard": flat} | {prior: digit_model(prior, 2, 600) for prior in priors[1:]}
+
+# %%
+maps = {}
+with torch.no_grad():
+    for prior, model in planes.items():
+        q = model.posterior(test.pixels(sevens, "threshold"), test.labels[sevens])
+        maps[prior] = (q.sample(), model.prior(torch.tensor([7])))
+plots.prior_maps(
+    maps,
+    "MAPS-ALT",
+)
+
+# %% [markdown]
+# *Figure 6.2. MAPS-CAPTION*
+
+# %%
+for prior, model in planes.items():
+    found = evaluation.mutual_information(model, test)
+    print(f"{prior:<9} rate {found.rate.mean:.2f} = information {found.lower.mean:.2f}", end=" ")
+    print(f"+ mismatch {found.aggregate_kl.mean:.2f} nats (cap {found.cap:.1f})")
+
+# %% [markdown]
+# SURGERY-TEXT
+#
+# ### Samples from both
+#
+# If the prior is not where the aggregate is, it shows when you draw. Take 2,000 labels. Draw $z$ once from the prior and once from the aggregate
+# posterior, by encoding a random training image of that label. Same decoder, same judge.
+
+# %%
+rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:2000]
+asked, x = train.labels[rows], train.pixels(rows, "threshold")
+for prior in priors:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        sources = {"prior": models[prior].prior(asked), "aggregate": models[prior].posterior(x, asked)}
+        shares = []
+        for source in sources.values():
+            images = models[prior].likelihood(source.sample(), asked).mean
+            shares.append((judge.read(images) == asked).float().mean())
+    print(f"{prior:<9} read as asked: z from the prior {shares[0]:.3f}, from the aggregate {shares[1]:.3f}")
+
+# %%
+sheet, names = [], []
+first = torch.stack([(asked == digit).nonzero()[0, 0] for digit in range(10)])  # one image of each
+with torch.no_grad():
+    for prior in ("standard", "mixture"):
+        torch.manual_seed(5)
+        for name, source in (
+            ("prior", models[prior].prior(asked[first])),
+            ("aggregate", models[prior].posterior(x[first], asked[first])),
+        ):
+            sheet.append(models[prior].likelihood(source.sample(), asked[first]).mean)
+            names.append(f"{prior}, {name}")
+plots.digit_grid(
+    torch.cat(sheet),
+    "SAMPLES-ALT",
+    row_labels=names,
+    column_labels=range(10),
+)
+
+# %% [markdown]
+# *Figure 6.3. SAMPLES-CAPTION*
+
+# %% [markdown]
+# ## An observed quadrant
+#
+# Now a rich $y$: the lower left quarter of the picture, 196 grey levels. $x$ is the rest. No two images share their $y$ any more, and
+# each says something else about what can follow: a piece of a round stroke leaves 0, 3, 5, 6, 8 open, an empty corner
+# leaves mostly 7, 9 and 4. A condition of your own, in three lines:
+
+
+# %%
+class Quadrant(Condition):
+    dim = 196
+
+    def forward(self, y):  # (B, 196), grey levels in [0, 1]
+        return y
+
+
+def without_quadrant(digits):
+    y = digits.images[:, 0, 14:, :14].flatten(1).float() / 255  # (N, 196)
+    images = digits.images.clone()
+    images[:, :, 14:, :14] = 0
+    return data.ImageSet(images, digits.labels, digits.name, classes=10), y
+
+
+rest, corner = without_quadrant(train)
+test_rest, test_corner = without_quadrant(some)
+
+# %% [markdown]
+# Three models. *Fixed*: $y$ to encoder and decoder. *Moving*: to encoder, decoder and prior. *Alone*: to encoder and prior; the decoder
+# hears of $y$ only through $z$. By (6.4) the first two are the same family of models. **Predict first.** Which is ahead after 1,000 steps, and by how much?
+
+
+# %%
+def quadrant_model(prior="standard", told="both", images=rest, y=corner, steps=1000, **training):
+    torch.manual_seed(0)
+    settings = {"latent_dim": 16, "hidden": (192, 192), "how": "film", "where": "every"}
+    model = CVAE(CVAEConfig(prior=prior, condition_in=told, **settings), Quadrant())
+    training = {"learning_rate": 4e-3, "seed": 0, "log_every": 1000} | training
+    fit(model, images, y=y, steps=steps, **training)
+    return model
+
+
+fills = {
+    "fixed": quadrant_model(),
+    "moving": quadrant_model("gaussian"),
+    "alone": quadrant_model("gaussian", "encoder"),
+}
+
+# %%
+for name, model in fills.items():
+    print(f"{model.num_parameters():>9,} parameters:", end=" ")
+    compare(name, model, test_rest, "fixed", test_corner)
+ways = {"fixed": "standard", "moving": "gaussian", "moving, a mixture": "mixture", "alone": "alone"}
+print("\nThree recorded seeds, mean ± standard deviation:")
+bands({text: f"quadrant_{name}" for text, name in ways.items()}, columns)
+print("\nThree times as many steps:")
+bands({text: f"long_{name}" for text, name in list(ways.items())[:2]}, columns)
+plots.seed_dots(
+    {
+        task: {name: [run[f"{way}_gap"] for run in record["runs"]] for name, way in rows.items()}
+        for task, rows in {
+            "nats gained, digit": {"moving": "digit_gaussian", "mixture": "digit_mixture"},
+            "nats gained, quadrant": {"moving": "quadrant_gaussian", "mixture": "quadrant_mixture"},
+        }.items()
+    },
+    "GAINS-ALT",
+)
+
+# %% [markdown]
+# *Figure 6.4. GAINS-CAPTION*
+#
+# QUADRANT-ANSWER
+
+# %%
+picks, sheet = torch.tensor([0, 4, 18]), []
+seen = test_corner[picks].view(-1, 1, 14, 14)
+for row, pick in enumerate(picks):
+    whole = test.pixels(pick[None])
+    known = torch.nn.functional.pad(seen[row : row + 1], (0, 14, 14, 0))  # back to the lower left
+    for name in ("fixed", "moving"):
+        y = test_corner[pick].expand(8, 196)
+        drawn = fills[name].draw(y, generator=torch.Generator().manual_seed(3))
+        sheet += [whole, known, (drawn + known).clamp(max=1)]
+plots.digit_grid(
+    torch.cat(sheet),
+    "FILLS-ALT",
+    columns=10,
+    row_labels=["fixed", "moving"] * 3,
+    column_labels=["image", "seen", *range(1, 9)],
+)
+
+# %% [markdown]
+# *Figure 6.5. FILLS-CAPTION*
+
+# %% [markdown]
+# ## How it goes wrong, one: the variance runs away
+#
+# Undo the two habits: the usual random start instead of zeros, and $e^{w}$ without a bound. And give it what chapter 05 warned of, raw
+# numbers: grey levels from 0 to 255. **Predict first.** Which of the four fails: careful or loose, on scaled or raw numbers?
+
+
+# %%
+class Loose(nn.Module):
+    def __init__(self, latents, numbers, hidden=64):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(numbers, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latents)
+        )
+
+    def forward(self, c, batch, encode=None):  # the library's signature
+        mean, log_variance = self.net(c).chunk(2, dim=1)
+        return Independent(Normal(mean, (0.5 * log_variance).exp(), validate_args=False), 1)
+
+
+for seed in (0, 1, 2):
+    torch.manual_seed(seed)
+    loose, careful = Loose(16, 196), ConditionalGaussian(16, 196)
+    for text, scale in (("scaled", 1), ("raw", 255)):
+        with torch.no_grad():
+            sigmas = [prior(scale * test_corner, 2000).stddev for prior in (loose, careful)]
+        print(f"seed {seed}, {text:<6} loose: sigma from {sigmas[0].min():.0e} to {sigmas[0].max():.0e}", end="; ")
+        print(f"careful: {sigmas[1].min():.0f} to {sigmas[1].max():.0f}")
+
+# %%
+for text, scale, prior in (("scaled, loose", 1, Loose(16, 196)), ("raw, loose", 255, Loose(16, 196)), ("raw, careful", 255, None)):
+    torch.manual_seed(0)
+    settings = {"latent_dim": 16, "hidden": (192, 192), "where": "every", "prior": "gaussian"}
+    model = CVAE(CVAEConfig(**settings), Quadrant())
+    model.latent_prior = prior or model.latent_prior
+    try:
+        fit(model, rest, y=scale * corner, steps=150, learning_rate=4e-3, log_every=1000)
+        print(f"{text}: sigma up to {model.prior(scale * test_corner).stddev.max():.0f}")
+    except TrainingDiverged as error:
+        print(f"{text}: {error}")
+
+# %% [markdown]
+# RUNAWAY-TEXT
+#
+# ## How it goes wrong, two: it learns its conditions by heart
+#
+# With a label, six thousand images share one $p(z \mid y)$, and by (6.3) it must be wide enough for all of them. Now no two images share their
+# corner. What is the best prior then, for the training set? The average in (6.3) goes over a single image: **the prior that minimises
+# the training loss is that image's own posterior**, rate 0. If there are many images the network cannot learn them all; if there are
+# few, it can try. Give it 500. **Predict first.** Rate on the training images, rate on the test images: how far apart, for a fixed and for a
+# moving prior?
+
+
+# %%
+few, few_corner = rest.subset(slice(500)), corner[:500]
+small = {"images": few, "y": few_corner, "steps": 800}
+
+
+def rates(text, model):
+    with torch.no_grad():
+        for where, images, y in (("train", few, few_corner), ("test", test_rest, test_corner)):
+            q, p = model.posterior(images.pixels(mode="threshold"), y), model.prior(y)
+            print(f"{text + ', ' + where:<16} rate {kl_per_latent(q, p).sum(1).mean():.1f}", end=" ")
+            print(f"nats, sigma of the prior from {p.stddev.min():.2f} to {p.stddev.max():.1f}")
+
+
+scarce = {"fixed": quadrant_model(**small), "alone": quadrant_model("gaussian", "encoder", **small)}
+for name, model in scarce.items():
+    rates(name, model)
+
+# %% [markdown]
+# HEART-TEXT
+#
+# Three things may hold it: stopping early; giving it less freedom; or a *leash*, which charges the prior itself for straying
+# from the standard normal, with a weight $\lambda$:
+#
+# $$\mathcal L(x, y) - \lambda\, \mathrm{KL}\big(p(z \mid y) \,\|\, \mathcal N(0, I)\big). \tag{6.7}$$
+
+
+# %%
+def leashed(model, x, y, strength=1.0):
+    p = model.prior(y)
+    zero = torch.zeros(())
+    away = gaussian_kl(p.mean, p.variance.log(), zero, zero).sum(1)  # (B,)
+    return elbo_terms(model, x, y).elbo - strength * away
+
+
+scarce["leashed"] = quadrant_model("gaussian", "encoder", objective=leashed, **small)
+rates("leashed", scarce["leashed"])
+for name, model in scarce.items():
+    compare(f"500: {name}", model, test_rest, "500: fixed", test_corner)
+
+# %%
+rows = {"fixed": "standard", "moving": "gaussian", "moving, leashed": "gaussian_leash"}
+rows |= {"alone": "alone", "alone, stopped early": "alone_early", "alone, leashed": "alone_leash"}
+found = {"-log p(x|y)": "nll", "rate, training": "training_rate", "rate, test": "rate"}
+bands({text: f"few_{name}" for text, name in rows.items()}, found | {"largest sigma": "widest"})
+
+# %% [markdown]
+# SCARCE-TEXT
+#
+# ## How it goes wrong, three: they chase each other
+#
+# Renaming works both ways. Stretch and shift the latent by anything that depends on $y$, in prior, posterior and decoder alike, and the ELBO is what it
+# was. A fixed prior pins $z$ down; a moving one does not. Worst off is a latent that the decoder ignores. All that is asked of it is that
+# posterior and prior agree, and that they can do anywhere: the posterior follows the prior, the prior follows the posterior, and
+# nothing calls them back. Look at the sixteen latents of the moving model, sorted by rate:
+
+# %%
+model = fills["moving"]
+with torch.no_grad():
+    q = model.posterior(test_rest.pixels(mode="threshold"), test_corner)
+    p = model.prior(test_corner)
+kl = kl_per_latent(q, p).mean(0)
+for i in kl.argsort():
+    print(f"rate {kl[i]:.2f} nats, posterior mean varies by {q.mean[:, i].var():.2f}", end=", ")
+    print(f"around the prior's mean by {(q.mean - p.mean)[:, i].var():.3f}, sigma {p.stddev[:, i].mean():.2f}")
+
+# %% [markdown]
+# CHASE-TEXT
