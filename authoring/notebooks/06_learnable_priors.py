@@ -29,7 +29,7 @@ from cvae_lib import data, evaluation, plots, pretrained, records, widgets
 from cvae_lib.conditions import Condition
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms, kl_per_latent
-from cvae_lib.priors import ConditionalGaussian, ConditionalMixture
+from cvae_lib.priors import ConditionalGaussian
 from cvae_lib.training import TrainingDiverged, fit
 
 torch.manual_seed(0)
@@ -139,7 +139,9 @@ w = (v.exp() + (m - mu.detach()) ** 2).mean().log().requires_grad_()
 rate = gaussian_kl(m, v, mu, w).mean()
 slopes = torch.autograd.grad(rate, (mu, w))
 standard = gaussian_kl(m, v, torch.tensor(0.0), torch.tensor(0.0)).mean()
-print(f"standard normal: {standard:.3f} nats; mean {mu:.2f}, scale {(0.5 * w).exp():.2f}: {rate:.3f}")
+print(
+    f"standard normal: {standard:.3f} nats; mean {mu:.2f}, scale {(0.5 * w).exp():.2f}: {rate:.3f}"
+)
 print(f"slopes of the rate there: {slopes[0]:.0e}, {slopes[1]:.0e}")
 
 # %%
@@ -366,12 +368,17 @@ asked, x = train.labels[rows], train.pixels(rows, "threshold")
 for prior in priors:
     torch.manual_seed(0)
     with torch.no_grad():
-        sources = {"prior": models[prior].prior(asked), "aggregate": models[prior].posterior(x, asked)}
+        sources = {
+            "prior": models[prior].prior(asked),
+            "aggregate": models[prior].posterior(x, asked),
+        }
         shares = []
         for source in sources.values():
             images = models[prior].likelihood(source.sample(), asked).mean
             shares.append((judge.read(images) == asked).float().mean())
-    print(f"{prior:<9} read as asked: z from the prior {shares[0]:.3f}, from the aggregate {shares[1]:.3f}")
+    print(
+        f"{prior:<9} read as asked: z from the prior {shares[0]:.3f}, from the aggregate {shares[1]:.3f}"
+    )
 
 # %%
 sheet, names = [], []
@@ -427,12 +434,12 @@ test_rest, test_corner = without_quadrant(some)
 
 
 # %%
-def quadrant_model(prior="standard", told="both", images=rest, y=corner, steps=1000, **training):
+def quadrant_model(prior="standard", told="both", how="film", images=rest, y=corner, **training):
     torch.manual_seed(0)
-    settings = {"latent_dim": 16, "hidden": (192, 192), "how": "film", "where": "every"}
+    settings = {"latent_dim": 16, "hidden": (192, 192), "how": how, "where": "every"}
     model = CVAE(CVAEConfig(prior=prior, condition_in=told, **settings), Quadrant())
-    training = {"learning_rate": 4e-3, "seed": 0, "log_every": 1000} | training
-    fit(model, images, y=y, steps=steps, **training)
+    plan = {"steps": 1000, "learning_rate": 4e-3, "seed": 0, "log_every": 1000}
+    fit(model, images, y=y, **(plan | training))
     return model
 
 
@@ -449,8 +456,8 @@ for name, model in fills.items():
 ways = {"fixed": "standard", "moving": "gaussian", "moving, a mixture": "mixture", "alone": "alone"}
 print("\nThree recorded seeds, mean ± standard deviation:")
 bands({text: f"quadrant_{name}" for text, name in ways.items()}, columns)
-print("\nThree times as many steps:")
-bands({text: f"long_{name}" for text, name in list(ways.items())[:2]}, columns)
+print("\nTwice as many steps:")
+bands({text: f"long_quadrant_{name}" for text, name in list(ways.items())[:3]}, columns)
 plots.seed_dots(
     {
         task: {name: [run[f"{way}_gap"] for run in record["runs"]] for name, way in rows.items()}
@@ -514,11 +521,18 @@ for seed in (0, 1, 2):
     for text, scale in (("scaled", 1), ("raw", 255)):
         with torch.no_grad():
             sigmas = [prior(scale * test_corner, 2000).stddev for prior in (loose, careful)]
-        print(f"seed {seed}, {text:<6} loose: sigma from {sigmas[0].min():.0e} to {sigmas[0].max():.0e}", end="; ")
+        print(
+            f"seed {seed}, {text:<6} loose: sigma from {sigmas[0].min():.0e} to {sigmas[0].max():.0e}",
+            end="; ",
+        )
         print(f"careful: {sigmas[1].min():.0f} to {sigmas[1].max():.0f}")
 
 # %%
-for text, scale, prior in (("scaled, loose", 1, Loose(16, 196)), ("raw, loose", 255, Loose(16, 196)), ("raw, careful", 255, None)):
+for text, scale, prior in (
+    ("scaled, loose", 1, Loose(16, 196)),
+    ("raw, loose", 255, Loose(16, 196)),
+    ("raw, careful", 255, None),
+):
     torch.manual_seed(0)
     settings = {"latent_dim": 16, "hidden": (192, 192), "where": "every", "prior": "gaussian"}
     model = CVAE(CVAEConfig(**settings), Quadrant())
@@ -543,14 +557,16 @@ for text, scale, prior in (("scaled, loose", 1, Loose(16, 196)), ("raw, loose", 
 
 # %%
 few, few_corner = rest.subset(slice(500)), corner[:500]
-small = {"images": few, "y": few_corner, "steps": 800}
+small = {"how": "concatenation", "images": few, "y": few_corner, "steps": 800}
 
 
 def rates(text, model):
     with torch.no_grad():
         for where, images, y in (("train", few, few_corner), ("test", test_rest, test_corner)):
             q, p = model.posterior(images.pixels(mode="threshold"), y), model.prior(y)
-            print(f"{text + ', ' + where:<16} rate {kl_per_latent(q, p).sum(1).mean():.1f}", end=" ")
+            print(
+                f"{text + ', ' + where:<16} rate {kl_per_latent(q, p).sum(1).mean():.1f}", end=" "
+            )
             print(f"nats, sigma of the prior from {p.stddev.min():.2f} to {p.stddev.max():.1f}")
 
 
@@ -604,7 +620,9 @@ with torch.no_grad():
 kl = kl_per_latent(q, p).mean(0)
 for i in kl.argsort():
     print(f"rate {kl[i]:.2f} nats, posterior mean varies by {q.mean[:, i].var():.2f}", end=", ")
-    print(f"around the prior's mean by {(q.mean - p.mean)[:, i].var():.3f}, sigma {p.stddev[:, i].mean():.2f}")
+    print(
+        f"around the prior's mean by {(q.mean - p.mean)[:, i].var():.3f}, sigma {p.stddev[:, i].mean():.2f}"
+    )
 
 # %% [markdown]
 # CHASE-TEXT

@@ -22,6 +22,7 @@ from cvae_lib import data, evaluation, pretrained
 from cvae_lib.conditions import Condition
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
+from cvae_lib.priors import ConditionalMixture
 from cvae_lib.training import fit
 
 SEEDS = (0, 1, 2)
@@ -33,11 +34,12 @@ PROTOCOL = (
     "MNIST, dynamic binarisation; MLPs of two hidden layers of 192, D = 16, y by FiLM to every block of encoder and "
     f"decoder unless said otherwise; {SHORT} steps ({LONG} where it says long), batch 256, one-cycle Adam 4e-3; 2,000 "
     "test images, K = 50; gap: log-likelihood above the fixed prior's on the same images; rate: on the test images. "
-    "Digit: y is the label; mixture and VampPrior have 10 components, the latter started at real images; control over "
-    "2,000 drawings. Quadrant: y is the lower left quadrant in grey levels, x the rest, the quadrant blank; alone: the "
-    f"decoder is not told y. Few: {FEW} training images, {SCARCE} steps, y by concatenation; leash: minus {LEASH:g} "
-    "KL(p(z|y) || N(0, I)) in the objective; early: stopped by 500 other images, patience 30 epochs; widest: the largest "
-    "sigma of p(z|y) over the test conditions"
+    "Mixture and VampPrior have 10 components, the latter started at real images; still: the mixture is the same for "
+    "every y. Digit: y is the label; control over 2,000 drawings. Quadrant: y is the lower left quadrant in grey "
+    "levels, x the rest, the quadrant blank; alone: the decoder is not told y. "
+    f"Few: {FEW} training images, {SCARCE} steps, y by concatenation; leash: minus {LEASH:g} KL(p(z|y) || N(0, I)) in "
+    "the objective; early: stopped by 500 other images, patience 30 epochs; widest: the largest sigma of p(z|y) over "
+    "the test conditions"
 )
 
 
@@ -70,6 +72,7 @@ class Trial:
     baseline: str = "digit_standard"
     leash: float = 0.0
     stops_early: bool = False
+    still: bool = False  # whether the prior, a mixture, is the same for every y
 
 
 PRIORS = ("standard", "gaussian", "mixture", "vamp")
@@ -83,6 +86,10 @@ QUADRANT = {
         "mixture": {"prior": "mixture"},
         "alone": ALONE,
     }.items()
+}
+STILL = {
+    f"{task}_still": dataclasses.replace({**DIGIT, **QUADRANT}[f"{task}_mixture"], still=True)
+    for task in ("digit", "quadrant")
 }
 LESS = {
     f"few_{name}": Trial(
@@ -98,10 +105,11 @@ LESS = {
     )
 }
 MORE = {
-    f"long_{name}": dataclasses.replace(QUADRANT[f"quadrant_{name}"], steps=LONG, baseline="long_standard")
-    for name in ("standard", "gaussian", "mixture")
+    f"long_{name}": dataclasses.replace({**DIGIT, **QUADRANT}[name], steps=LONG, baseline=f"long_{task}_standard")
+    for task, priors in (("quadrant", PRIORS[:3]), ("digit", PRIORS[:2]))
+    for name in (f"{task}_{prior}" for prior in priors)
 }
-TRIALS = {**DIGIT, **QUADRANT, **LESS, **MORE}
+TRIALS = {**DIGIT, **QUADRANT, **STILL, **LESS, **MORE}
 
 
 def train(trial: Trial, seed: int, sets: dict[str, data.ImageSet]) -> dict[str, Any]:
@@ -109,6 +117,8 @@ def train(trial: Trial, seed: int, sets: dict[str, data.ImageSet]) -> dict[str, 
     torch.manual_seed(seed)
     model = CVAE(CVAEConfig(**{**BASE, **trial.settings}), Quadrant() if trial.quadrant else None)
     images, test = sets["train"], sets["test"].subset(slice(2000))
+    if trial.still:
+        model.latent_prior = ConditionalMixture(model.config.latent_dim, 0, model.config.components)
     if trial.images is not None:
         images = images.subset(slice(trial.images))
     (images, y), (test, test_y) = map(quadrant, (images, test)) if trial.quadrant else ((images, None), (test, None))
@@ -154,7 +164,7 @@ def rate(model: CVAE, test: data.ImageSet, y: Tensor) -> float:
 def work(trials: dict[str, Trial], sets: dict[str, data.ImageSet], kept: Path) -> Iterator[str]:
     """Do what is not kept yet, one piece at a time, and say what was done."""
     pieces = [(name, seed) for seed in SEEDS for name in trials]
-    for name, seed in sorted(pieces, key=lambda piece: trials[piece[0]].steps > SHORT):  # the long ones last
+    for name, seed in sorted(pieces, key=lambda piece: (piece[0] in MORE, piece[0].startswith("long_digit"))):
         piece = functools.partial(train, trials[name], seed, sets)
         if found := keeping.once(kept / f"{name}-{seed}.json", piece):
             yield f"{name}, seed {seed}: {found['figures']}"
