@@ -28,8 +28,8 @@ def printed(chapter: str) -> str:
     return "\n".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
 
 
-def number(pattern: str, text: str) -> float:
-    match = re.search(pattern, text)
+def number(pattern: str, text: str, flags: int = 0) -> float:
+    match = re.search(pattern, text, flags)
     assert match, f"nothing printed matches {pattern!r}"
     return float(match[1])
 
@@ -186,3 +186,62 @@ def test_chapter_05_the_more_it_is_told_the_more_likely_the_image():
     for what in ("label and numbers", "nothing"):
         cost, error = re.findall(rf"only ever told {what} .* it costs ([-\d.]+) ± ([\d.]+) nats more", text)[0]
         assert float(cost) > 3 * float(error)
+
+
+def test_chapter_06_with_labels_a_moving_gaussian_is_worth_little_and_a_mixture_more():
+    found = runs("learned_prior")
+    fixed = [run["digit_standard_nll"] for run in found]
+    for run in found:
+        assert 0.2 < run["digit_gaussian_gap"] < 0.8  # "about half a nat"
+        assert 1.2 < run["digit_mixture_gap"] < 2.3  # "one and a half to two"
+        assert run["digit_mixture_gap"] > run["digit_vamp_gap"] + 0.5
+        assert run["digit_standard_control"] + 0.04 < run["digit_gaussian_control"] < run["digit_mixture_control"]
+    assert max(fixed) - min(fixed) > 0.2  # what another seed does
+
+
+def test_chapter_06_with_a_corner_a_moving_prior_pays_beyond_the_spread():
+    found = runs("learned_prior")
+    for prior in ("mixture", "alone"):
+        gains = [run[f"quadrant_{prior}_gap"] for run in found]
+        mean = sum(gains) / len(gains)
+        spread = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1))
+        assert len(gains) >= 3 and mean > 3 * spread and min(gains) > 1.2
+        assert all(run[f"quadrant_{prior}_gap"] > 5 * run[f"quadrant_{prior}_gap_standard_error"] for run in found)
+    assert min(run["quadrant_mixture_gap"] for run in found) > max(run["digit_mixture_gap"] for run in found)
+    for run in found:
+        assert (
+            run["quadrant_standard_rate"] < 11 < 16 < run["digit_standard_rate"]
+        )  # the rate does not tell where it pays
+        assert run["quadrant_alone_parameters"] < 0.87 * run["quadrant_standard_parameters"]
+
+
+def test_chapter_06_with_few_images_the_prior_learns_them_by_heart_and_the_leash_helps():
+    for run in runs("learned_prior"):
+        apart = {name: run[f"few_{name}_rate"] - run[f"few_{name}_training_rate"] for name in FEW}
+        assert apart["standard"] < 1.7 and min(apart["gaussian"], apart["alone"]) > 3.2
+        assert apart["alone_leash"] < apart["alone"] - 0.8 and apart["alone_early"] < apart["alone"] - 0.8
+        assert run["few_gaussian_gap"] < 0  # beside a told decoder a moving prior is worse
+        assert run["few_alone_gap"] > 4 and run["few_alone_leash_gap"] > run["few_alone_gap"] + 3
+        assert run["few_gaussian_widest"] > 6 and run["few_gaussian_leash_widest"] < 4 > run["few_alone_leash_widest"]
+
+
+FEW = ("standard", "gaussian", "alone", "alone_leash", "alone_early")
+
+
+def test_chapter_06_prints_what_its_prose_says():
+    text = printed("06_learnable_priors")
+    moving, fixed = (number(rf"^{which} +prior: ELBO (-[\d.]+)", text, re.M) for which in ("moving", "fixed"))
+    assert moving == pytest.approx(fixed, abs=2e-3)
+    split = r"^{} +rate [\d.]+ = information ([\d.]+) \+ mismatch ([\d.]+)"
+    parts = {name: re.search(split.format(name), text, re.M) for name in ("standard", "gaussian", "mixture", "vamp")}
+    information, mismatch = ({name: float(match[i]) for name, match in parts.items() if match} for i in (1, 2))
+    assert max(information.values()) - min(information.values()) < 0.25
+    assert all(mismatch[name] < 0.6 * mismatch["standard"] for name in ("gaussian", "mixture", "vamp"))
+    source = r"^{} +read as asked, +z from the prior ([\d.]+) +z from the aggregate ([\d.]+)"
+    read = {name: re.search(source.format(name), text, re.M) for name in ("standard", "gaussian", "mixture")}
+    prior, aggregate = ({name: float(match[i]) for name, match in read.items() if match} for i in (1, 2))
+    assert min(aggregate.values()) > 0.97 and max(aggregate.values()) - min(aggregate.values()) < 0.01
+    assert prior["standard"] + 0.04 < prior["gaussian"] < prior["mixture"] - 0.03
+    assert "raw, loose: The loss became nan at step 1" in text
+    assert number(r"raw, careful: sigma up to (\d+)", text) == round(math.exp(5))
+    assert number(r"scaled, loose: sigma up to (\d+)", text) < 10

@@ -77,7 +77,7 @@ def prior_maps(
 
     Args:
         panels: title -> (draws, prior); the prior has event shape (2,) and batch shape (1,) or ().
-        reach: half the width of the window; by default each panel shows its own draws and the prior's bulk.
+        reach: half the width of a window around 0; by default each panel shows its own draws and the prior's bulk.
 
     Raises:
         ValueError: if there is no panel.
@@ -89,14 +89,17 @@ def prior_maps(
         points = draws.detach().cpu()
         with torch.no_grad():
             covered = torch.cat([points, prior.sample(torch.Size((500,))).reshape(-1, 2).cpu()])
-            half = 1.1 * float(covered.abs().quantile(0.998)) if reach is None else reach
+            low, high = covered.quantile(0.002, dim=0), covered.quantile(0.998, dim=0)
+            half = 0.6 * float((high - low).max()) if reach is None else reach
+            centre = (low + high) / 2 if reach is None else torch.zeros(2)
             line = torch.linspace(-half, half, 161)
-            plane = torch.cartesian_prod(line, line)  # (G * G, 2), first entry z1
+            across, up = centre[0] + line, centre[1] + line
+            plane = torch.cartesian_prod(across, up)  # (G * G, 2), first entry z1
             density = prior.log_prob(plane[:, None].to(draws)).reshape(161, 161).cpu()
         panel.plot(points[:, 0], points[:, 1], ".", color=BLUE, alpha=0.35, markersize=2.5, rasterized=True)
         relative = (density - density.max()).exp().T  # rows are z2
-        panel.contour(line, line, relative, levels=[0.01, 0.1, 0.5], colors=ORANGE, linewidths=1.5)
-        panel.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", xlabel="$z_1$")
+        panel.contour(across, up, relative, levels=[0.01, 0.1, 0.5], colors=ORANGE, linewidths=1.5)
+        panel.set(xlim=(across[0], across[-1]), ylim=(up[0], up[-1]), aspect="equal", xlabel="$z_1$")
         panel.set_title(title, fontsize=10)
         panel.grid(False)
     axes[0].set_ylabel("$z_2$")
