@@ -355,9 +355,9 @@ with torch.no_grad():
         maps[prior] = (q.sample(), model.prior(torch.tensor([7])))
 plots.prior_maps(
     maps,
-    "Four panels of dots under contour lines. The standard prior's circles are centred at the origin, and the cloud of "
-    "dots reaches beyond them. The other three priors lie over their clouds, with ellipses for the Gaussian and less "
-    "regular outlines for mixture and VampPrior.",
+    "Four panels of dots under contour lines. The standard prior's circles are centred at the origin, and their cloud of "
+    "dots lies to the left of it. The Gaussian's ellipses are centred on their cloud, the mixture's outline bends as its "
+    "cloud does, and the VampPrior's follows its own but for a lobe with hardly any dots.",
 )
 
 # %% [markdown]
@@ -525,7 +525,7 @@ plots.digit_grid(
     torch.cat(sheet),
     "Three test images, each with its lower left corner and eight completions by the fixed prior's model and eight by the "
     "mixture's. A straight foot of a stroke is completed to sevens. A hook becomes a 9 or a 4, a double curve a 3, a 5 or "
-    "an 8. The completions join the corner; some are smudged, with the fixed prior more of them.",
+    "an 8. The completions join the corner; some are smudged.",
     columns=10,
     row_labels=["fixed", "mixture"] * 3,
     column_labels=["image", "seen", *range(1, 9)],
@@ -585,10 +585,11 @@ for text, scale, prior in (
 
 # %% [markdown]
 # On scaled numbers even the loose prior behaves: the two habits are a belt for a day that may not come. On raw numbers it
-# came. The loose prior starts with standard deviations from almost zero to infinity, and the very first loss is not a number.
-# The careful one starts at 1 for every $y$. But then its $\sigma$ runs to 148, which is $e^{5}$: the bound. That is no prior
-# for a posterior of ordinary size. (Encoder and decoder were told the same raw numbers, and suffer as well.) **Start and bound keep a run from crashing; what keeps the variance from running away is
-# the scale of $y$.** Standardise, as in (5.1).
+# came. The loose prior starts with standard deviations from almost zero to 1e14 and more, and the very first loss is not a
+# number. The careful one starts at 1 for every $y$. But then its $\sigma$ runs to 148, which is $e^{5}$: the bound. That is
+# no prior for a posterior of ordinary size. (Encoder and decoder were told the same raw numbers, and suffer as well.) **Start
+# and bound keep a run from crashing; what keeps the variance from running away is the scale of $y$.** Standardise, as in
+# (5.1).
 #
 # ## How it goes wrong, two: it learns its conditions by heart
 #
@@ -618,8 +619,8 @@ scarce = {"alone": quadrant_model("gaussian", "encoder", **small)}
 rates("alone", scarce["alone"])
 
 # %% [markdown]
-# Four nats and more apart: what looked like a good prior had been made for these 500 images. And $\sigma$ goes up to about
-# ten: for some corners the network says whatever comes out. A fixed prior has no such choice; in the table below its two
+# Four nats and more apart: what looked like a good prior had been made for these 500 images. And $\sigma$ goes up to eight:
+# for some corners the network says whatever comes out. A fixed prior has no such choice; in the table below its two
 # rates are one nat apart.
 #
 # Two things may hold it: stopping early, and a *leash*, which charges the prior itself for straying from the standard normal,
@@ -692,9 +693,9 @@ plots.curves(
         for name, trace in traces.items()
         for column, what in enumerate(("sigma of the prior", "spread of the posterior means"))
     },
-    "Four curves over 200 steps. At the fifth step or so the posterior means are thrown about five units apart in both "
-    "runs. Without the leash the prior then widens to more than three and takes a hundred steps to come back near one; on "
-    "the leash it stays below two and is back much sooner.",
+    "Four curves over 200 steps. Within the first twenty the posterior means leap apart and come back, in both runs. "
+    "Without the leash the prior widens to more than three, is widest when the means have come back, and at the end is "
+    "still at 1.3; on the leash it stays below two and is back at one by step 50.",
     x_label="step",
     y_label="units of z",
 )
@@ -702,10 +703,10 @@ plots.curves(
 # %% [markdown]
 # *Figure 6.6. Who follows whom, without and with the leash of (6.7).*
 #
-# The first large steps throw the posterior means far apart. Without the leash the prior runs after them, to a width of more
-# than three; by then they have turned back, and it has to run after them again. On the leash it never goes as far. Does it
-# cost anything, and where do the latents end that the decoder ignores? All that is asked of those is that posterior and prior
-# agree, and that they can do anywhere.
+# The first large steps throw the posterior means apart, and bring them back. Without the leash the prior runs after them, and
+# is widest when they have already turned; after 200 steps it is still twice as wide as they are spread. On the leash it never
+# goes as far, and is back soon. Does the chase cost anything? And where do the latents end that the decoder ignores? All that
+# is asked of those is that posterior and prior agree, and that they can do anywhere.
 
 # %%
 for name, model in hasty.items():
@@ -718,10 +719,10 @@ for name, model in hasty.items():
     print(f"the means of their priors lie between {mean.min():.1f} and {mean.max():.1f}")
 
 # %% [markdown]
-# It costs a few nats of ELBO after 200 such steps. And the idlest latents of the free model have wandered off by a unit and
-# more to either side, prior and posterior hand in hand: nothing called them back. That does no harm to the likelihood. But
-# whoever draws these latents from $\mathcal N(0, I)$, or reads something into where they lie, is misled. With a learning rate
-# of 4e-3 and a schedule, as everywhere else in this chapter, the chase is mild; the leash is for when it is not.
+# It costs five nats of ELBO here (one seed, 200 hasty steps). And the idle latents of the free model have wandered off by a
+# unit and more to either side, prior and posterior hand in hand: nothing called them back. That by itself does no harm to the
+# likelihood. But whoever draws these latents from $\mathcal N(0, I)$, or reads something into where they lie, is misled. With
+# a learning rate of 4e-3 and a schedule, as everywhere else in this chapter, the leash was not needed for this.
 
 # %% [markdown]
 # ## A rule of thumb
