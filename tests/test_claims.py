@@ -211,7 +211,7 @@ def test_chapter_08_what_y_buys():
         saved = {beta: (vae - cvae) / beta for beta, (vae, cvae) in costs.items()}
         assert list(saved.values()) == sorted(saved.values(), reverse=True)
         assert saved[40] < 1 and 1.7 < saved[20] < 1.9 < math.log(10) < saved[10] < 2.8 and 3.9 < saved[1] < 5.4
-        assert 30 < run["vae_40_D"] - run["cvae_40_D"]  # "over 30 nats"
+        assert run["vae_40_D"] - run["cvae_40_D"] > 30  # "over 30 nats"
         assert run["cvae_10_R"] < run["vae_10_R"] and run["cvae_10_D"] < run["vae_10_D"]  # "less of both"
 
 
@@ -230,7 +230,7 @@ def test_chapter_08_drawings_along_the_dial():
         assert min(control[3], control[10]) > max(control[beta] for beta in (0.1, 1, 20, 30, 40))
         varied = [run[f"cvae_{beta:g}_diversity"] for beta in DIAL]
         assert varied == sorted(varied, reverse=True) and varied[-1] < 0.1
-        assert 0.8 < control[1] < 0.86 and 0.9 < control[3] and control[0.1] < 0.4 and control[40] < 0.45
+        assert 0.8 < control[1] < 0.86 and control[3] > 0.9 and control[0.1] < 0.4 and control[40] < 0.45
         assert run["vae_40_legible"] > 0.99
         for beta in (10, 20):
             for model in ("vae", "cvae"):
@@ -257,3 +257,17 @@ def test_chapter_08_prints_what_its_prose_says():
             cost = records.band(recorded, f"{name.lower()}_{beta:g}_D").mean
             cost += beta * records.band(recorded, f"{name.lower()}_{beta:g}_R").mean
             assert distortion + beta * rate == pytest.approx(cost, rel=0.02)
+
+
+def test_chapter_08_beta_and_disentanglement():
+    for run in runs("rate_distortion"):
+        mig = {beta: run[f"factors_{beta}_mig"] for beta in (1, 2, 4, 8, 16)}
+        assert max(mig[1], mig[2]) < min(mig[4], mig[8]) < max(mig.values()) < 0.1 and mig[16] < 0.01
+        for beta in (4, 8):
+            assert run[f"factors_{beta}_rising_mig"] < mig[beta]
+            cost = [run[f"factors_{beta}{how}_D"] + beta * run[f"factors_{beta}{how}_R"] for how in ("", "_rising")]
+            assert cost[1] < cost[0] and (beta == 4 or cost[0] - cost[1] > 2)
+        assert run["factors_16_R"] < 0.03 and run["factors_16_r2_slant"] > 0.7  # "a hair"
+        for beta in (1, 8):
+            found = sum(run[f"factors_{beta}_r2_{name}"] for name in ("thickness", "slant", "x", "y")) / 4
+            assert 0.6 < found < 0.8

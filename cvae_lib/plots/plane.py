@@ -1,6 +1,7 @@
 """The rate-distortion plane: curves of models, straight lines of equal cost, and one point with its pictures."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from cvae_lib.plots.images import mosaic
-from cvae_lib.plots.picture import BLACK, BLUE, COLOURS, MARKERS, ORANGE, Picture, new_figure
+from cvae_lib.plots.picture import BLACK, COLOURS, MARKERS, ORANGE, Picture, new_figure
 
 Points = Sequence[tuple[float, float]]  # (rate, distortion), nats
 
@@ -44,7 +45,7 @@ def rate_distortion_plane(
         for rate, height in (dots or {}).get(name, ()):
             axes.plot(rate, height, "D", color=colour, markeredgecolor=BLACK, markersize=7, zorder=3)
         for word, (rate, height) in zip((labels or {}).get(name, ()), points, strict=False):
-            axes.annotate(word, (rate, height), xytext=(5, 4), textcoords="offset points", fontsize=8, color=colour)
+            axes.annotate(word, (rate, height), xytext=(6, 6), textcoords="offset points", fontsize=8)
     window = axes.get_xlim(), axes.get_ylim()
     for rate, height, beta, name in tangents:
         axes.plot(*_tangent(axes, rate, height, beta), color=BLACK, linestyle="--", linewidth=1, label=name)
@@ -77,22 +78,31 @@ def plane_and_sheet(
         sheet: images, row by row.
         titles: above the plane and above the pictures.
     """
-    width, height = 8.2, 3.3
+    width, height = 8.2, 3.0
     figure, (plane, pictures) = new_figure(width, height, columns=2, layout=None)
-    for (name, points), colour, style in zip(curves.items(), COLOURS, ("-", "--", "-.", ":"), strict=False):
+    styles = ("solid", "dashed", "dashdot", "dotted")
+    for row, ((name, points), colour, style) in enumerate(zip(curves.items(), COLOURS, styles, strict=False)):
         rates, heights = np.asarray(points).T
-        plane.plot(rates, heights, color=colour, linestyle=style, marker="o", markersize=3, linewidth=1, label=name)
+        plane.plot(rates, heights, color=colour, linestyle=style, marker="o", markersize=3, linewidth=1)
+        beside: dict[str, Any] = {"transform": plane.transAxes, "ha": "right", "fontsize": 9}
+        plane.text(0.97, 0.9 - 0.09 * row, f"{name}, {style}", color=colour, **beside)
     window = plane.get_xlim(), plane.get_ylim()
     plane.plot(*_tangent(plane, *here, beta), color=BLACK, linewidth=0.8)
-    plane.plot(*here, "D", color=ORANGE, markeredgecolor=BLUE, markersize=10, zorder=3)
-    plane.set(xlim=window[0], ylim=window[1], xlabel="rate, nats", ylabel="distortion, nats")
-    plane.legend(fontsize=8)
+    plane.plot(*here, "D", color=ORANGE, markeredgecolor=BLACK, markersize=9, zorder=3)
+    # Two round numbers and no grid: ticks are what takes the time to draw.
+    for axis, (low, high) in zip((plane.xaxis, plane.yaxis), window, strict=True):
+        axis.set_ticks([10 * float(np.ceil(low / 10)), 10 * float(np.floor(high / 10))])
+    plane.grid(visible=False)
+    plane.set(xlim=window[0], ylim=window[1])
+    plane.set_xlabel("rate, nats", fontsize=10, labelpad=-8)
+    plane.set_ylabel("distortion, nats", fontsize=10, labelpad=-16)
     plane.set_title(titles[0], fontsize=10, pad=5)
-    plane.set_position((0.62 / width, 0.5 / height, 3.1 / width, 2.4 / height))
+    plane.set_position((0.5 / width, 0.35 / height, 3.3 / width, 2.35 / height))
     drawn = mosaic(sheet, columns)
-    across = min(4.1, 2.6 * drawn.shape[1] / drawn.shape[0])
-    pictures.imshow(drawn, interpolation="nearest")
+    across = min(4.2, 2.4 * drawn.shape[1] / drawn.shape[0])
+    up = across * drawn.shape[0] / drawn.shape[1]
+    pictures.imshow(drawn, interpolation="nearest", aspect="auto")
     pictures.set_title(titles[1], fontsize=10, pad=5)
     pictures.axis("off")
-    pictures.set_position((4.0 / width, 0.3 / height, across / width, 2.6 / height))
+    pictures.set_position((3.95 / width, (1.5 - up / 2) / height, across / width, up / height))
     return Picture(figure, alt)

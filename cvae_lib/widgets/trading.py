@@ -1,4 +1,4 @@
-"""Walk along a rate-distortion curve: where beta puts the model, and what it draws there."""
+"""Walk along a rate-distortion curve: the line of slope -beta touches it at a model, and that model draws."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -40,13 +40,19 @@ def _checked(curves: Curves, images: Float[Tensor, "n c h w"]) -> None:
             raise ValueError(f"Every stop needs {len(images)} reconstructions and as many drawings, as large as x.")
 
 
-def nearest(stops: Sequence[Stop], log_beta: float) -> Stop:
-    r"""Return the stop whose beta is nearest on a logarithmic scale, :math:`\min |\log_{10}\beta - b|`."""
-    return min(stops, key=lambda stop: abs(float(torch.tensor(stop.beta).log10()) - log_beta))
+def touched(stops: Sequence[Stop], beta: float) -> Stop:
+    r"""Return the stop that a line of slope -beta touches, pushed up from below: of least :math:`D + \beta R`."""
+    return min(stops, key=lambda stop: _cost(stop, beta))
 
 
 def draw_stop(curves: Curves, images: Float[Tensor, "n c h w"], curve: str, log_beta: float) -> Picture:
-    """Draw the plane with the stop nearest to beta, its line of slope -beta, and what the model makes there.
+    """Draw the plane, the line of slope -beta where it touches the curve, and what the model makes that stands there.
+
+    Args:
+        curves: name -> stops.
+        images: the real images behind every stop's reconstructions.
+        curve: which of the curves to touch.
+        log_beta: the logarithm of beta to the base 10.
 
     Raises:
         ValueError: if there is no curve of that name, or a stop has other pictures than the images ask for.
@@ -54,16 +60,22 @@ def draw_stop(curves: Curves, images: Float[Tensor, "n c h w"], curve: str, log_
     _checked(curves, images)
     if curve not in curves:
         raise ValueError(f"There is no curve {curve!r}; there are {', '.join(curves)}.")
-    stop = nearest(curves[curve], log_beta)
-    words = f"beta {stop.beta:.3g}: R {stop.rate:.1f} + D {stop.distortion:.1f} = {stop.rate + stop.distortion:.1f}"
+    beta = 10.0**log_beta
+    stop = touched(curves[curve], beta)
+    title = f"slope -{beta:.3g}: R {stop.rate:.1f}, D {stop.distortion:.1f}, D + beta R {_cost(stop, beta):.1f}"
     alt = (
-        f"The rate-distortion plane with the curves of {' and '.join(curves)}, a mark on {curve} at {words} nats and a "
-        f"line of slope -{stop.beta:.3g} through it. Beside it real images, their reconstructions there, and drawings."
+        f"The rate-distortion plane with the curves of {' and '.join(curves)}. A line of slope -{beta:.3g} touches the "
+        f"curve of {curve} at the model trained with beta {stop.beta:.3g}, rate {stop.rate:.1f} and distortion "
+        f"{stop.distortion:.1f} nats. Beside it real images, that model's reconstructions, and its drawings."
     )
     points = {name: [(stop.rate, stop.distortion) for stop in stops] for name, stops in curves.items()}
     sheet = torch.cat([images, stop.rebuilt, stop.drawn])
-    titles = (words, f"{curve}: real, rebuilt, drawn")
-    return plane_and_sheet(points, (stop.rate, stop.distortion), stop.beta, sheet, len(images), titles, alt)
+    titles = (title, f"{curve}, beta {stop.beta:.3g}: real, rebuilt, drawn")
+    return plane_and_sheet(points, (stop.rate, stop.distortion), beta, sheet, len(images), titles, alt)
+
+
+def _cost(stop: Stop, beta: float) -> float:
+    return stop.distortion + beta * stop.rate
 
 
 def trading_sheet(curves: Curves, images: Float[Tensor, "n c h w"], curve: str) -> Picture:
@@ -89,7 +101,7 @@ def trading_sheet(curves: Curves, images: Float[Tensor, "n c h w"], curve: str) 
 
 
 def trading_panel(curves: Curves, images: Float[Tensor, "n c h w"], curve: str, beta: float = 1.0) -> Panel:
-    """Return a panel with a slider for beta and a choice of curve; it shows the nearest model that was trained.
+    """Return a panel that turns a line of slope -beta and shows the model of the curve it touches.
 
     Args:
         curves: name -> stops, in the order of beta.
