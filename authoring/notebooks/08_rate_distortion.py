@@ -82,7 +82,9 @@ print("library:", evaluation.rate_distortion(vae, test.subset(slice(2000))))
 # $R + D \ge H(x \mid y)$: **below a line of slope -1 there is nothing.** (Alemi et al. 2018. For densities $H$ can be negative, and the
 # bounds hold all the same.)
 #
-# Every good model lies near that line, then. *Where* on it is not settled by the ELBO. What moves a model along is the objective
+# The ELBO cannot tell the points of that line apart, and a decoder that models whole images, pixel after pixel, can be anywhere on it,
+# also at $R = 0$. Our decoders draw the pixels independently once $z$ is known. For them the border of what can be reached is a curve above the line,
+# and the objective that moves a model along it is
 #
 # $$L_\beta = D + \beta R, \qquad\text{at its minimum}\qquad \frac{dD}{dR} = -\beta. \tag{8.3}$$
 #
@@ -132,6 +134,7 @@ def linear_terms(E, v, W, covariance):  # (D, X), (D,), (X, D), (X, X)
     return rate, 0.5 * (error + len(covariance) * math.log(2 * math.pi))
 
 
+# %%
 def linear_vae(covariance, beta):
     start = torch.randn(13, 6, generator=torch.Generator().manual_seed(0)).double()
     E, W, log_v = (part.clone().requires_grad_() for part in (start[:6], start[6:12], start[12]))
@@ -159,6 +162,8 @@ A, turn = (torch.randn(6, n, generator=generator).double() for n in (2, 6))
 turn = torch.linalg.qr(turn).Q
 rest = turn @ torch.diag(torch.tensor([3.0, 1.5, 0.8, 0.4, 0.2, 0.1]).double()) @ turn.T
 covariances = {"VAE": A @ A.T + rest, "CVAE": rest}  # of x, and of x given y
+
+# %%
 levels, reached = (0.05, 0.15, 0.5, 1.0, 2.5), {}
 for name, covariance in covariances.items():
     eigenvalues = torch.linalg.eigvalsh(covariance)
@@ -204,9 +209,9 @@ plots.rate_distortion_plane(
 # %% [markdown]
 # ## What y can buy
 #
-# Somebody has a good code for friends who hold $y$. Turn it into a code for those who do not: send $y$ first, then use the code. It costs
-# $I(x; y)$ nats more, and the distortion is the same. The best code for friends without $y$ is at least as good as that. In terms
-# of the best value $L^*_\beta$ of (8.3), without and with $y$:
+# Somebody has a good code for friends who hold $y$. Turn it into a code for those who do not: send $y$ along with $z$. By the chain rule
+# $I(x; (y, z)) = I(x; y) + I(x; z \mid y)$, so this costs $I(x; y)$ nats more, and the distortion is the same. The best code for
+# friends without $y$ is at least as good as that. In terms of the best value $L^*_\beta$ of (8.3), without and with $y$:
 #
 # $$0 \;\le\; \frac{L^*_\beta(x) - L^*_\beta(x \mid y)}{\beta} \;\le\; I(x; y) \;\le\; \ln 10 = 2.303 \text{ nats for ten labels.}
 # \tag{8.5}$$
@@ -274,17 +279,21 @@ curves = {
     n: [(mean(f"{n.lower()}_{b:g}_R"), mean(f"{n.lower()}_{b:g}_D")) for b in recorded]
     for n in models
 }
+
+# %%
 places = {
     n: {b: evaluation.rate_distortion(m, test) for b, m in row.items()} for n, row in models.items()
 }
 for name, row in places.items():
     for beta, found in row.items():
         print(f"{name:>4}, beta {beta:<4g}: {found}")
+
+# %%
 plots.rate_distortion_plane(
     curves,
     "Distortion against rate. The VAE's curve falls steeply from 206 nats at rate 0 to 82 at rate 22, then flattens to "
     "71 at 47. The CVAE's starts at 172 and lies below, by much at the left and by little at the right. "
-    "Dashed lines of slope -1, -10 and -30 touch the VAE's curve.",
+    "Dashed lines of slope -1 and -10 touch the VAE's curve.",
     dots={n: [(p.rate.mean, p.distortion.mean) for p in row.values()] for n, row in places.items()},
     labels={n: [f"{b:g}" for b in recorded[:4]] for n in models},
     tangents=[(*curves["VAE"][i], recorded[i], f"slope -{recorded[i]}") for i in (1, 3)],
@@ -300,8 +309,8 @@ plots.rate_distortion_plane(
 # that the VAE cannot afford. At beta 1 nearly all of the saving is in the rate.
 # </details>
 #
-# The three seeds behind each point lie within half a nat of each other in both directions, but for the CVAE at beta 1, where they lie
-# within 1.7 and *along* the curve: their sums agree to 0.7.
+# The three seeds behind each point lie within a nat of each other in both directions, but for the CVAE at beta 1. There they differ by up
+# to 1.7 nats, but *along* the curve: their sums agree to 0.7.
 
 # %% [markdown]
 # ## Is the slope really beta?
@@ -423,16 +432,18 @@ print("recorded at beta 40: D", *(f"{curves[name][-1][1]:.1f} ({name})" for name
 digits = range(10)
 measured = {
     f"rate at beta {b}, nats": {
-        digit: [run[f"cvae_{b}_R_of_{digit}"] for run in record["runs"]] for digit in digits
+        f"{digit}": [run[f"cvae_{b}_R_of_{digit}"] for run in record["runs"]] for digit in digits
     }
     for b in (30, 40)
 }
 predicted = {
     f"rate at beta {b}, nats": {
-        digit: 0.5 * (ends[digit][1] / b).log().clamp(min=0).sum().item() for digit in digits
+        f"{digit}": 0.5 * (ends[digit][1] / b).log().clamp(min=0).sum().item() for digit in digits
     }
     for b in (30, 40)
 }
+
+# %%
 plots.seed_dots(
     measured,
     "Two panels with a row for each digit. At beta 30 every digit has some rate, 0, 1, 5 and 6 the most, about 0.3 nats. "
@@ -602,6 +613,7 @@ keys = {f"beta {b}": f"factors_{b}" for b in factor_betas}
 keys |= {f"rising to {b}": f"factors_{b}_rising" for b in (4, 8)}
 
 
+# %%
 def over_seeds(*figures):
     return {
         row: [sum(run[f"{key}_{f}"] for f in figures) / len(figures) for run in record["runs"]]
@@ -640,7 +652,7 @@ plots.seed_dots(
 
 # %%
 z = torch.zeros(8, 9, 8)  # a row for each latent, nine steps, all eight entries
-z[range(8), :, range(8)] = torch.linspace(-2.5, 2.5, 9)
+z[torch.arange(8), :, torch.arange(8)] = torch.linspace(-2.5, 2.5, 9)
 with torch.no_grad():
     walks = scribes[4.0].likelihood(z.flatten(0, 1), torch.full((72,), 7)).mean
 tells = scores[4.0].information  # (8, 4), nats
