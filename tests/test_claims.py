@@ -251,7 +251,7 @@ def test_chapter_08_prints_what_its_prose_says():
                 rf"^ *{name}, beta ([\d.]+) *: rate ([\d.]+) ± [\d.]+, distortion ([\d.]+)", text, re.M
             )
         }
-        assert len(live) == 5
+        assert len(live) == 4
         for beta, (rate, distortion) in live.items():
             recorded = records.load("rate_distortion")
             cost = records.band(recorded, f"{name.lower()}_{beta:g}_D").mean

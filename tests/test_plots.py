@@ -94,3 +94,26 @@ def test_a_word_map_writes_its_numbers_where_they_belong():
     assert [label.get_text() for label in first.get_xticklabels()] == ["a", "seven"]
     with pytest.raises(ValueError, match="3 rows and 1 columns"):
         plots.word_maps({"one": table}, ["a"], ["x", "y", "z"], "A table that does not fit.")
+
+
+def test_the_plane_draws_curves_dots_and_lines_of_the_slope_asked_for():
+    curves = {"a": [(47.0, 71.0), (22.0, 82.0), (4.0, 146.0)], "b": [(43.0, 69.0), (3.0, 120.0)]}
+    picture = plots.rate_distortion_plane(
+        curves, "Two falling curves.", dots={"b": [(10.0, 100.0)]}, labels={"a": ["x"]}, tangents=[(22, 82, 3.0, "t")]
+    )
+    (axes,) = picture.figure.axes
+    first, second, dot, tangent = axes.lines
+    assert [tuple(point) for point in first.get_xydata()] == curves["a"]
+    assert [tuple(point) for point in second.get_xydata()] == curves["b"]
+    assert tuple(dot.get_xydata()[0]) == (10, 100) and dot.get_color() == second.get_color()
+    (left, right), (high, low) = tangent.get_data()
+    assert (high - low) / (right - left) == pytest.approx(3) and high - 3 * (22 - left) == pytest.approx(82)
+    assert [text.get_text() for text in axes.texts] == ["x"]
+    assert axes.get_xlim() == (left, right)
+
+
+def test_the_plane_refuses_what_it_cannot_place():
+    with pytest.raises(ValueError, match="at least one curve"):
+        plots.rate_distortion_plane({}, "Nothing.")
+    with pytest.raises(ValueError, match="name curves that are there"):
+        plots.rate_distortion_plane({"a": [(1.0, 2.0)]}, "One.", dots={"b": [(1.0, 2.0)]})
