@@ -505,8 +505,8 @@ for name, row in models.items():
 widgets.trading_panel(stops, real, "VAE", beta=1.0)
 
 # %% [markdown]
-# *Figure 8.4. In a running notebook, a panel: move beta and see the mark walk along the curve, with its slope, and what the model
-# rebuilds and draws there; choose the CVAE. On a still page, the VAE's four stops: reconstructions of 0 to 4 on the left, drawings
+# *Figure 8.4. In a running notebook, a panel: move beta, and a line of slope $-\beta$ turns until it touches the curve at another
+# model; see what that one rebuilds and draws. Then choose the CVAE. On a still page, the VAE's four stops: reconstructions of 0 to 4 on the left, drawings
 # on the right.*
 #
 # Read it from the bottom. At beta 30 every reconstruction is close to the mean of all images. At 10 it is a soft digit, and not always the
@@ -645,8 +645,8 @@ plots.seed_dots(
 #
 # **The start decides as much as beta.** Let beta rise to 4 or 8 from 1, and the score is that of beta 1. Yet these models are the better ones
 # at their own game: their $D + \beta R$ is lower, at beta 8 by more than two nats. So the objective does not ask for factors in
-# separate latents, and its optimum need not have them. What you see is how the latents came to speak, one after another
-# under pressure, or all at once.
+# separate latents, and a better value of it need not have them. What the score shows may be how the latents came to speak, one
+# after another under pressure or all at once; these runs cannot tell.
 #
 # **And beware of the means.** At beta 16 the rate is 0.01 nats: a draw of $z$ tells next to nothing. But the *means* of $q$ still move by a hair,
 # and a linear reader that takes the hair for a signal finds three quarters of the variance of slant in it. That is why the score above is of draws.
@@ -674,8 +674,8 @@ plots.digit_grid(
 # - **Comparing models by ELBO alone.** The same sum hides any split. Report rate and distortion.
 # - **Comparing rates at different distortions**, or the reverse. Compare points on one slope, as in (8.5), or whole curves.
 # - **Another beta by accident.** A mean over pixels with a sum over latents is a beta of hundreds, as chapter 01 computed.
-# - **A learned noise together with beta.** For a Gaussian decoder only $\beta s^2$ counts, (8.4): whatever beta does, a learned $s$
-#   can undo (Rybkin et al. 2021).
+# - **A fixed noise of a Gaussian decoder.** Only $\beta s^2$ counts, (8.4), so a choice of $s$ is a choice of beta in disguise
+#   (Rybkin et al. 2021).
 # - **A large beta from the first step.** Let it rise, or you measure a bad start. For disentanglement the start matters too: say which.
 # - **Counting active units near collapse.** A threshold of 0.01 calls latents active that carry hundredths of a nat.
 # - **A judge that must choose.** It is certain of ghosts.
@@ -691,7 +691,7 @@ plots.digit_grid(
 # A model is a point in a plane, and beta chooses the slope at which it stands on the curve of the best. The ELBO's beta is 1 because a
 # message pays both bills in one coin; drawings and codes may want another. A label saves at most $I(x; y)$ nats of rate on
 # any slope, and what is measured beyond that is fit. Beta is a water level: latents whose eigenvalue lies below it are silent, and
-# the eigenvalues of the pixels' correlations say in advance where the last one drowns. Raised from
+# the eigenvalues of the pixels' correlations say in advance where the last one drowns. High from
 # the first step on, beta makes latents share the factors a little more cleanly, until it silences them; but the objective does not ask for it.
 #
 # ## References
