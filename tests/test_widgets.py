@@ -185,7 +185,7 @@ def test_the_trading_panel_shows_the_pictures_of_the_model_it_touches(curves):
         torch.testing.assert_close(first, stops["VAE"][place].rebuilt[0, 0])
 
 
-def test_the_trading_panel_answers_within_a_tenth_of_a_second(curves):
+def test_the_trading_panel_is_about_as_quick_as_a_plain_chart(curves):
     panel = widgets.trading_panel(*curves, "VAE")
     taken = []
     for log_beta in (-1.0, 0.0, 1.0):

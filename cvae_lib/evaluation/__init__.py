@@ -17,8 +17,8 @@ from cvae_lib.evaluation.forecasts import (
 from cvae_lib.evaluation.information import Information, mutual_information
 from cvae_lib.evaluation.likelihood import class_log_likelihoods, log_likelihood
 from cvae_lib.evaluation.probe import linear_probe, posterior_means
-from cvae_lib.evaluation.rate_distortion import RateDistortion, rate_distortion
 from cvae_lib.evaluation.spread import Diversity, diversity, mean_pairwise_distance, relative_diversity
+from cvae_lib.evaluation.terms import RateDistortion, rate_distortion
 from cvae_lib.evaluation.use import ActiveUnits, YUse, ZUse, active_units, is_y_used, is_z_used
 
 __all__ = [

@@ -9,7 +9,7 @@ from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.evaluation._estimate import Estimate
 from cvae_lib.evaluation._examples import examples
 from cvae_lib.evaluation.information import Information, mutual_information
-from cvae_lib.evaluation.rate_distortion import measured_terms
+from cvae_lib.evaluation.terms import measured_terms
 from cvae_lib.evaluation.use import ActiveUnits, YUse, ZUse, active_units, is_y_used, is_z_used
 from cvae_lib.model import CVAE
 
