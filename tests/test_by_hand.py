@@ -9,13 +9,15 @@ import pytest
 import torch
 from lifting import ROOT, lift
 
-from cvae_lib import data
+from cvae_lib import data, evaluation
 from cvae_lib.conditioning import CrossAttention, conditioning
 from cvae_lib.conditions import AttributeCondition, CaptionCondition, Tokens, Vocabulary
+from cvae_lib.laboratory import water_filling
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.objective import elbo_terms, kl_per_latent
+from cvae_lib.objective import Linear, elbo_terms, kl_per_latent
 from cvae_lib.priors import ConditionalGaussian
 from cvae_lib.priors._gaussians import diagonal_gaussian
+from cvae_lib.training import seeded
 
 needs_03 = pytest.mark.skipif(not (ROOT / "notebooks/03_class_conditional_mnist.ipynb").exists(), reason="not built")
 
@@ -221,3 +223,52 @@ def test_chapter_06s_quadrant_and_leash_are_those_of_its_study():
         torch.manual_seed(0)
         bounds.append(leashed(model, mine.pixels(), y, strength=0.5))
     torch.testing.assert_close(*bounds)
+
+
+CHAPTER_08 = "08_rate_distortion"
+needs_08 = pytest.mark.skipif(not (ROOT / f"notebooks/{CHAPTER_08}.ipynb").exists(), reason="not built")
+
+
+@needs_08
+@pytest.mark.parametrize("classes", [0, 10])
+def test_chapter_08s_rate_and_distortion_are_the_librarys(classes):
+    by_hand = lift(CHAPTER_08, "rate_and_distortion")["rate_and_distortion"]
+    model = CVAE(CVAEConfig(num_classes=classes, latent_dim=3, hidden=(9,))).eval()
+    images = data.strokes("test", count=50)
+    found = evaluation.rate_distortion(model, images, pixels="threshold", seed=4)
+    y = images.labels if classes else None
+    with torch.no_grad(), seeded(4, torch.device("cpu")):
+        rate, distortion = by_hand(model, images.pixels(mode="threshold"), y)
+    assert rate == pytest.approx(found.rate.mean, rel=1e-4)
+    assert distortion == pytest.approx(found.distortion.mean, rel=1e-5)
+
+
+@needs_08
+@pytest.mark.parametrize("level", [0.05, 0.9, 3.0, 50.0])
+def test_chapter_08s_water_is_the_librarys(level):
+    by_hand = lift(CHAPTER_08, "water_filling")["water_filling"]
+    spread = torch.rand(7).double() * 5 + 0.01
+    for mine, theirs in zip(by_hand(spread, level), water_filling(spread, level), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@needs_08
+def test_chapter_08s_gap_is_the_librarys():
+    by_hand = lift(CHAPTER_08, "information", "gap")["gap"]
+    codes, factor = torch.randn(3000, 4), torch.rand(3000)
+    codes[:, 1] += 8 * factor
+    codes[:, 2] += 2 * factor
+    theirs = evaluation.mutual_information_gap(codes, {"factor": factor})
+    assert by_hand(codes, factor).item() == pytest.approx(theirs.mig, abs=1e-3)
+    assert theirs.mig > 0.1
+
+
+@needs_08
+def test_chapter_08s_models_are_those_of_its_study():
+    study = study_called("rate_distortion")
+    space = lift(CHAPTER_08, "betas", "recorded", "FACTORS", "factor_betas")
+    assert space["recorded"] == study.BETAS and set(space["betas"]) <= set(study.BETAS)
+    assert space["FACTORS"] == study.FACTORS and space["factor_betas"] == study.FACTOR_BETAS
+    source = (ROOT / "authoring" / "notebooks" / f"{CHAPTER_08}.py").read_text(encoding="utf-8")
+    assert f"steps={study.STEPS}" in source and f"steps={study.FACTOR_STEPS}" in source
+    assert study.rising(30, 940) == Linear(564, 1.0, 30.0) and study.rising(0.3, 940) == 0.3

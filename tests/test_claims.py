@@ -255,3 +255,88 @@ def test_chapter_06_prints_what_its_prose_says():
     assert "raw, loose: The loss became nan at step 1" in text
     assert number(r"raw, careful: sigma up to (\d+)", text) == round(math.exp(5))
     assert number(r"scaled, loose: sigma up to (\d+)", text) < 10
+
+
+DIAL = (0.1, 1, 3, 10, 20, 30, 40)
+
+
+def test_chapter_08_the_slope_between_two_neighbours_lies_between_their_betas():
+    for run in runs("rate_distortion"):
+        for model in ("vae", "cvae"):
+            places = [(run[f"{model}_{beta:g}_R"], run[f"{model}_{beta:g}_D"]) for beta in DIAL]
+            for i in range(len(DIAL) - 1):
+                (rate_2, distortion_2), (rate_1, distortion_1) = places[i : i + 2]
+                assert rate_1 < rate_2 and distortion_1 > distortion_2
+                assert DIAL[i] <= (distortion_1 - distortion_2) / (rate_2 - rate_1) <= DIAL[i + 1]
+            assert min(DIAL, key=lambda beta: run[f"{model}_{beta:g}_R"] + run[f"{model}_{beta:g}_D"]) == 1
+
+
+def test_chapter_08_what_y_buys():
+    for run in runs("rate_distortion"):
+        costs = {
+            beta: [run[f"{model}_{beta:g}_D"] + beta * run[f"{model}_{beta:g}_R"] for model in ("vae", "cvae")]
+            for beta in DIAL
+        }
+        saved = {beta: (vae - cvae) / beta for beta, (vae, cvae) in costs.items()}
+        assert list(saved.values()) == sorted(saved.values(), reverse=True)
+        assert saved[40] < 1 and 1.7 < saved[20] < 1.9 < math.log(10) < saved[10] < 2.8 and 3.9 < saved[1] < 5.4
+        assert run["vae_40_D"] - run["cvae_40_D"] > 30  # "over 30 nats"
+        assert run["cvae_10_R"] < run["vae_10_R"] and run["cvae_10_D"] < run["vae_10_D"]  # "less of both"
+
+
+def test_chapter_08_silence_comes_where_the_correlations_say():
+    for run in runs("rate_distortion"):
+        assert run["vae_40_R"] < 0.005 and abs(run["vae_40_D"] - 206) < 1 and abs(run["cvae_40_D"] - 172.9) < 3
+        loud, quiet = ([run[f"cvae_40_R_of_{digit}"] for digit in some] for some in ((0, 1, 5, 6), (2, 3, 4, 7, 8)))
+        assert min(loud) > 0.04 > 0.025 > run["cvae_40_R_of_9"] > max(quiet)
+        assert run["vae_30_active"] >= 1 and 0.05 < run["vae_30_R"] < 0.09  # "active", and 0.07 nats
+        assert run["vae_30_cold_R"] < run["vae_30_R"] / 2 and run["cvae_30_cold_R"] < run["cvae_30_R"] / 10
+
+
+def test_chapter_08_drawings_along_the_dial():
+    for run in runs("rate_distortion"):
+        control = {beta: run[f"cvae_{beta:g}_control"] for beta in DIAL}
+        assert min(control[3], control[10]) > max(control[beta] for beta in (0.1, 1, 20, 30, 40))
+        varied = [run[f"cvae_{beta:g}_diversity"] for beta in DIAL]
+        assert varied == sorted(varied, reverse=True) and varied[-1] < 0.1
+        assert 0.8 < control[1] < 0.86 and control[3] > 0.9 and control[0.1] < 0.4 and control[40] < 0.45
+        assert run["vae_40_legible"] > 0.99
+        for beta in (10, 20):
+            for model in ("vae", "cvae"):
+                assert 1.05 < run[f"{model}_{beta}_R"] / run[f"{model}_{beta}_I_upper"] < 1.3
+
+
+def test_chapter_08_prints_what_its_prose_says():
+    text = printed("08_rate_distortion")
+    off = [float(value) for value in re.findall(r"above theory by (\S+)", text)]
+    assert len(off) == 10 and max(map(abs, off)) < 1e-6
+    assert re.findall(r" (yes|NO)\b", text) == ["yes"] * 12
+    assert number(r"VAE: z is silent above beta ([\d.]+)", text) == pytest.approx(32.4, abs=0.05)
+    assert number(r"D_0 ([\d.]+) nats", text) == pytest.approx(206.0, abs=0.1)
+    for name in ("VAE", "CVAE"):
+        live = {
+            float(beta): (float(rate), float(distortion))
+            for beta, rate, distortion in re.findall(
+                rf"^ *{name}, beta ([\d.]+) *: rate ([\d.]+) ± [\d.]+, distortion ([\d.]+)", text, re.M
+            )
+        }
+        assert len(live) == 4
+        for beta, (rate, distortion) in live.items():
+            recorded = records.load("rate_distortion")
+            cost = records.band(recorded, f"{name.lower()}_{beta:g}_D").mean
+            cost += beta * records.band(recorded, f"{name.lower()}_{beta:g}_R").mean
+            assert distortion + beta * rate == pytest.approx(cost, rel=0.02)
+
+
+def test_chapter_08_beta_and_disentanglement():
+    for run in runs("rate_distortion"):
+        mig = {beta: run[f"factors_{beta}_mig"] for beta in (1, 2, 4, 8, 16)}
+        assert max(mig[1], mig[2]) < min(mig[4], mig[8]) < max(mig.values()) < 0.1 and mig[16] < 0.01
+        for beta in (4, 8):
+            assert run[f"factors_{beta}_rising_mig"] < mig[beta]
+            cost = [run[f"factors_{beta}{how}_D"] + beta * run[f"factors_{beta}{how}_R"] for how in ("", "_rising")]
+            assert cost[1] < cost[0] and (beta == 4 or cost[0] - cost[1] > 2)
+        assert run["factors_16_R"] < 0.03 and run["factors_16_r2_slant"] > 0.7  # "a hair"
+        for beta in (1, 8):
+            found = sum(run[f"factors_{beta}_r2_{name}"] for name in ("thickness", "slant", "x", "y")) / 4
+            assert 0.6 < found < 0.8

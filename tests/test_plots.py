@@ -111,3 +111,26 @@ def test_a_prior_map_has_its_dots_and_the_contours_of_its_prior():
         torch.testing.assert_close(radii, torch.full_like(radii, math.sqrt(-2 * math.log(level))), atol=0.02, rtol=0)
     with pytest.raises(ValueError, match="at least one panel"):
         plots.prior_maps({}, "Nothing.")
+
+
+def test_the_plane_draws_curves_dots_and_lines_of_the_slope_asked_for():
+    curves = {"a": [(47.0, 71.0), (22.0, 82.0), (4.0, 146.0)], "b": [(43.0, 69.0), (3.0, 120.0)]}
+    picture = plots.rate_distortion_plane(
+        curves, "Two falling curves.", dots={"b": [(10.0, 100.0)]}, labels={"a": ["x"]}, tangents=[(22, 82, 3.0, "t")]
+    )
+    (axes,) = picture.figure.axes
+    first, second, dot, tangent = axes.lines
+    assert [tuple(point) for point in first.get_xydata()] == curves["a"]
+    assert [tuple(point) for point in second.get_xydata()] == curves["b"]
+    assert tuple(dot.get_xydata()[0]) == (10, 100) and dot.get_color() == second.get_color()
+    (left, right), (high, low) = tangent.get_data()
+    assert (high - low) / (right - left) == pytest.approx(3) and high - 3 * (22 - left) == pytest.approx(82)
+    assert [text.get_text() for text in axes.texts] == ["x"]
+    assert axes.get_xlim() == (left, right)
+
+
+def test_the_plane_refuses_what_it_cannot_place():
+    with pytest.raises(ValueError, match="at least one curve"):
+        plots.rate_distortion_plane({}, "Nothing.")
+    with pytest.raises(ValueError, match="name curves that are there"):
+        plots.rate_distortion_plane({"a": [(1.0, 2.0)]}, "One.", dots={"b": [(1.0, 2.0)]})

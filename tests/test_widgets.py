@@ -5,6 +5,7 @@ import itertools
 import re
 import subprocess
 import sys
+import time
 from typing import Any
 
 import nbformat.v4
@@ -57,6 +58,15 @@ def reader() -> CVAE:
     torch.manual_seed(3)
     words = ("a", "seven", "thick", "thin")
     return CVAE(CVAEConfig(latent_dim=3, hidden=(9,), condition="caption", words=words, caption_length=3)).eval()
+
+
+@pytest.fixture(scope="module")
+def curves() -> tuple[dict[str, list[widgets.Stop]], torch.Tensor]:
+    """Three stops of one model and two of another, with four pictures each."""
+    images = torch.rand(3, 5, 4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    places = [(0.1, 47.0, 71.0), (1.0, 22.0, 82.0), (10.0, 4.0, 146.0), (0.1, 43.0, 69.0), (10.0, 3.0, 120.0)]
+    stops = [widgets.Stop(*place, images[0, i], images[1, i]) for i, place in enumerate(places)]
+    return {"VAE": stops[:3], "CVAE": stops[3:]}, images[2, 0]
 
 
 def positions(control: Any, dense: bool) -> list[Any]:
@@ -195,6 +205,45 @@ def test_the_still_of_the_bound_touches_the_ceiling_at_the_posterior_alone(plane
             x, elbo = curve.get_data()
             assert x[elbo.argmax()] == pytest.approx(touching, abs=1e-6)
             assert elbo.max() == pytest.approx(ceiling.get_ydata()[0], abs=1e-9)
+
+
+def test_the_trading_panels_line_touches_the_curve_at_its_mark_and_cuts_it_nowhere(curves):
+    stops, images = curves
+    for picture in drive(widgets.trading_panel(stops, images, "VAE")):
+        plane, sheet = picture.figure.axes
+        *lines, tangent, mark = plane.lines
+        assert [len(line.get_xdata()) for line in lines] == [3, 2]
+        (left, right), (high, low) = tangent.get_data()
+        slope = (high - low) / (right - left)
+        (rate,), (distortion,) = mark.get_data()
+        name = "CVAE" if "curve of CVAE" in picture.alt else "VAE"
+        assert (rate, distortion) in [(stop.rate, stop.distortion) for stop in stops[name]]
+        heights = [stop.distortion - (high - slope * (stop.rate - left)) for stop in stops[name]]
+        assert min(heights) == pytest.approx(0, abs=1e-6)  # no stop below the line, and one on it
+        assert high - slope * (rate - left) == pytest.approx(distortion)
+        assert f"slope -{slope:.3g} " in picture.alt
+        assert sheet.images[0].get_array().shape == (3 * 30 - 2, 4 * 30 - 2, 3)  # real, rebuilt, drawn; four of each
+
+
+def test_the_trading_panel_shows_the_pictures_of_the_model_it_touches(curves):
+    stops, images = curves
+    for log_beta, place in ((-1.0, 0), (0.0, 1), (1.0, 2)):  # by the slopes between them, 0.44 and 3.6
+        sheet = widgets.draw_stop(stops, images, "VAE", log_beta).figure.axes[1].images[0].get_array()
+        first = 1 - torch.as_tensor(sheet[30:58, :28, 0].filled())
+        torch.testing.assert_close(first, stops["VAE"][place].rebuilt[0, 0])
+
+
+def test_the_trading_panel_is_about_as_quick_as_a_plain_chart(curves):
+    panel = widgets.trading_panel(*curves, "VAE")
+    taken = []
+    for log_beta in (-1.0, 0.0, 1.0):
+        start = time.process_time()
+        panel.draw(curve="CVAE", log_beta=log_beta).png()
+        taken.append(time.process_time() - start)
+    start = time.process_time()
+    slow = plots.curves({"a": [1.0, 2.0]}, "A chart with ticks and a layout engine.")
+    slow.png()
+    assert min(taken) < 2 * (time.process_time() - start)  # about as quick as the simplest chart of the course
 
 
 # --- what is behind them ------------------------------------------------------------------------------------
@@ -458,14 +507,15 @@ def test_without_ipywidgets_the_still_is_shown_and_the_way_out_named(panel, monk
     assert capsys.readouterr().out.strip() == NO_WIDGETS
 
 
-@pytest.mark.parametrize("which", ["draw", "blend", "bound", "attributes", "caption"])
-def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, model, plane, numbers, reader):
+@pytest.mark.parametrize("which", ["draw", "blend", "bound", "attributes", "caption", "trading"])
+def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, model, plane, numbers, reader, curves):
     panel = {
         "draw": lambda: widgets.draw_panel(model),
         "blend": lambda: widgets.blend_panel(model),
         "bound": lambda: bound(plane),
         "attributes": lambda: widgets.attribute_panel(numbers),
         "caption": lambda: widgets.caption_panel(reader, ["a thin seven", "seven"]),
+        "trading": lambda: widgets.trading_panel(*curves, "VAE"),
     }[which]()
     panel.live()
     for name, control in panel.controls.items():
@@ -473,6 +523,16 @@ def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, 
         assert panel._inputs[name].value == control.start
     moved = "box" if which == "caption" else "slider"
     assert moved in panel.still.alt and "panel" in panel.still.alt
+
+
+def test_curves_that_cannot_be_walked_are_refused(curves):
+    stops, images = curves
+    with pytest.raises(ValueError, match="at least one stop"):
+        widgets.trading_panel({"VAE": []}, images, "VAE")
+    with pytest.raises(ValueError, match="no curve 'GAN'; there are VAE, CVAE"):
+        widgets.trading_panel(stops, images, "GAN")
+    with pytest.raises(ValueError, match="needs 4 reconstructions"):
+        widgets.draw_stop({"VAE": [stops["VAE"][0]._replace(drawn=images[:2])]}, images, "VAE", 0.0)
 
 
 def test_controls_that_cannot_work_are_refused():

@@ -7,6 +7,7 @@ from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
 from cvae_lib.plots.images import digit_grid
 from cvae_lib.plots.live import bound_meter, bound_sweeps, titled_sheets
 from cvae_lib.plots.picture import COLOURS, MARKERS, Picture, new_figure
+from cvae_lib.plots.plane import plane_and_sheet, rate_distortion_plane
 from cvae_lib.plots.seeds import seed_dots
 
 __all__ = [
@@ -24,9 +25,11 @@ __all__ = [
     "graphical_models",
     "latent_map",
     "new_figure",
+    "plane_and_sheet",
     "prior_maps",
     "prior_meter",
     "prior_stills",
+    "rate_distortion_plane",
     "seed_dots",
     "titled_sheets",
     "word_maps",

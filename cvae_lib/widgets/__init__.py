@@ -11,12 +11,14 @@ from cvae_lib.widgets.drawing import draw_digit, draw_panel, style_sheet
 from cvae_lib.widgets.panel import Choice, Count, Panel, Slider, Text
 from cvae_lib.widgets.priors import best_gaussian, draw_prior, prior_panel, prior_sheet, split_rate
 from cvae_lib.widgets.styles import style_directions, with_style
+from cvae_lib.widgets.trading import Stop, draw_stop, trading_panel, trading_sheet
 
 __all__ = [
     "Choice",
     "Count",
     "Panel",
     "Slider",
+    "Stop",
     "Text",
     "attribute_panel",
     "attribute_sheet",
@@ -35,10 +37,13 @@ __all__ = [
     "draw_digit",
     "draw_panel",
     "draw_prior",
+    "draw_stop",
     "prior_panel",
     "prior_sheet",
     "split_rate",
     "style_directions",
     "style_sheet",
+    "trading_panel",
+    "trading_sheet",
     "with_style",
 ]
