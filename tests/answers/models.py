@@ -56,6 +56,53 @@ class Stuck(nn.Module):
         return self.model.decode(torch.where(y[:, None] < 0, 0.0, z), y)
 
 
+class Changed(nn.Module):
+    """A trained model of which one method does something else."""
+
+    def __init__(self, model, **methods):
+        super().__init__()
+        self.model = model
+        self.encode, self.decode, self.terms = model.encode, model.decode, model.terms
+        for name, method in methods.items():
+            setattr(self, name, method)
+
+
+def wrong_listeners(listening):
+    """Return rows for 4.6: models that hear y in the wrong places, or not."""
+    encode, decode = listening.encode, listening.decode
+    stencils = torch.randn(10, 1, 28, 28)
+    return [
+        ("4.6", "untrained", "not trained", (type(listening)(),)),
+        ("4.6", "encoder", "y left out", (Changed(listening, encode=lambda x, y: encode(x, 0 * y)),)),
+        ("4.6", "decoder", "y left out", (Changed(listening, decode=lambda z, y: decode(z, 0 * y)),)),
+        ("4.6", "stencil", "told last", (Changed(listening, decode=lambda z, y: decode(z, 0 * y) + stencils[y]),)),
+        ("4.6", "deaf", "labels shifted", (Changed(listening, decode=lambda z, y: decode(z, (y + 1) % 10)),)),
+    ]
+
+
+def wrong_guides(both, guided, weight, honest):
+    """Return rows for 5.6: ways to mix two answers, and models and weights that do not help."""
+
+    def mixed(mix, unknown=-1):
+        return lambda model, z, y, w: mix(model.decode(z, torch.full_like(y, unknown)), model.decode(z, y), w)
+
+    rows = [
+        ("probabilities", "after the sigmoid", mixed(lambda n, t, w: n.sigmoid() + w * (t.sigmoid() - n.sigmoid()))),
+        ("means", "sigmoid at the end", mixed(lambda n, t, w: (n + w * (t - n)).sigmoid())),
+        ("other scale", "weight from 1", mixed(lambda n, t, w: t + w * (t - n))),
+        ("reversed", "the other way", mixed(lambda n, t, w: t + w * (n - t))),
+        ("class zero", "0 for unknown", mixed(lambda n, t, w: n + w * (t - n), unknown=0)),
+    ]
+    found = [("5.6", mistake, how, (both, answer, weight)) for mistake, how, answer in rows]
+    return [
+        *found,
+        ("5.6", "deaf", "not trained", (type(both)(), guided, weight)),
+        ("5.6", "never hidden", "-1 never met", (honest, guided, weight)),
+        ("5.6", "weight", "no guidance", (both, guided, 1.0)),
+        ("5.6", "weight", "timid", (both, guided, 0.5)),
+    ]
+
+
 def wrong_models(solutions):
     """Return rows of (number, mistake, how it came about, answers) whose answers are trained models."""
     floor, silent = solutions["1.7"]
@@ -77,4 +124,6 @@ def wrong_models(solutions):
         ("3.7", "deaf", "not trained", (new(),)),
         ("3.7", "unknown label", "-1 never met", (honest,)),
         ("3.7", "stuck", "z ignored without a label", (Stuck(solutions["3.7"][0]),)),
+        *wrong_listeners(*solutions["4.6"]),
+        *wrong_guides(*solutions["5.6"], honest),
     ]
