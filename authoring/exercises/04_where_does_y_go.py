@@ -318,6 +318,7 @@ def distortion_of(logits, x):  # (B, 1, 28, 28) twice -> (B,)
     return (F.softplus(logits) - x * logits).flatten(1).sum(1)
 
 
+# %%
 def train(model, images, epochs=15):
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(epochs):
