@@ -1,5 +1,6 @@
 """Answers that have to be run or trained first: what the notebooks hand in, and models that went wrong."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,22 @@ def code_cells(kind, stem):
     return [cell for cell in cells if cell.cell_type == "code" and "install" not in cell.metadata.get("tags", [])]
 
 
-def handed_in(kind) -> dict[str, tuple[Any, ...]]:
-    """Run every exercise notebook of a kind, and return what it hands to each check."""
+def handed_in(kind, stems=None) -> dict[str, tuple[Any, ...]]:
+    """Run exercise notebooks of a kind, all if none is named, and return what they hand to each check."""
     answers: dict[str, tuple[Any, ...]] = {}
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         patch.setattr(checks, "check", lambda number, *answer: answers.update({number: answer}))
-        for stem in STEMS:
+        for stem in STEMS if stems is None else stems:
             space = {"__name__": stem}
             for index, cell in enumerate(code_cells(kind, stem)):
                 exec(compile(cell.source, f"<{stem}, code cell {index + 1}>", "exec"), space)
     return answers
+
+
+@functools.cache
+def of_chapter(kind, chapter) -> dict[str, tuple[Any, ...]]:
+    """Return what the notebook of one chapter hands in; it is run once, whoever asks."""
+    return handed_in(kind, [stem for stem in STEMS if int(stem[:2]) == chapter])
 
 
 def trained(epochs, beta=1.0):
@@ -103,11 +110,8 @@ def wrong_guides(both, guided, weight, honest):
     ]
 
 
-def wrong_models(solutions):
-    """Return rows of (number, mistake, how it came about, answers) whose answers are trained models."""
-    floor, silent = solutions["1.7"]
-    prediction, honest, lied_to = solutions["3.6"]
-    new = type(honest)
+def wrong_vaes(floor, silent):
+    """Return rows for 1.7: prices of one picture, and models that still send something."""
     images = data.digits("train").subset(slice(2000)).pixels().double()
     p, entropy = images.mean(0), lambda q: torch.special.entr(q) + torch.special.entr(1 - q)
     return [
@@ -117,13 +121,32 @@ def wrong_models(solutions):
         ("1.7", "each image", "entropy first, mean after", (entropy(images).sum((1, 2, 3)).mean(), silent)),
         ("1.7", "untrained", "not trained", (floor, trained(0))),
         ("1.7", "rate", "trained with beta 1", (floor, trained(3))),
+    ]
+
+
+def wrong_conditionals(prediction, honest, lied_to, unsure):
+    """Return rows for 3.6 and 3.7: models that are not asked, not told, or told wrongly."""
+    new = type(honest)
+    return [
         ("3.6", "prediction", "in per cent", (10.0, honest, lied_to)),
         ("3.6", "deaf", "not trained", (prediction, new(), new())),
         ("3.6", "not shuffled", "the same labels twice", (prediction, honest, honest)),
         ("3.6", "exchanged", "in the wrong order", (prediction, lied_to, honest)),
         ("3.7", "deaf", "not trained", (new(),)),
         ("3.7", "unknown label", "-1 never met", (honest,)),
-        ("3.7", "stuck", "z ignored without a label", (Stuck(solutions["3.7"][0]),)),
-        *wrong_listeners(*solutions["4.6"]),
-        *wrong_guides(*solutions["5.6"], honest),
+        ("3.7", "stuck", "z ignored without a label", (Stuck(unsure),)),
     ]
+
+
+WRONG_MODELS = {
+    1: lambda mine: wrong_vaes(*mine["1.7"]),
+    3: lambda mine: wrong_conditionals(*mine["3.6"], *mine["3.7"]),
+    4: lambda mine: wrong_listeners(*mine["4.6"]),
+    5: lambda mine: wrong_guides(*mine["5.6"], of_chapter("solutions", 3)["3.6"][1]),
+}
+
+
+@functools.cache
+def wrong_models(chapter):
+    """Return rows of (number, mistake, how it came about, answers) whose answers are trained models."""
+    return WRONG_MODELS[chapter](of_chapter("solutions", chapter)) if chapter in WRONG_MODELS else []
