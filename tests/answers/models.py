@@ -1,5 +1,6 @@
 """Answers that have to be run or trained first: what the notebooks hand in, and models that went wrong."""
 
+import copy
 import functools
 import re
 from pathlib import Path
@@ -11,8 +12,9 @@ import sources
 import torch
 from sources import Target
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
-from cvae_lib import checks, data
+from cvae_lib import checks, data, pretrained
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STEMS = [path.stem for path in sorted((ROOT / "authoring" / "exercises").glob("*.py"))]
@@ -138,11 +140,103 @@ def wrong_conditionals(prediction, honest, lied_to, unsure):
     ]
 
 
+def wrong_rates(guess, rates):
+    """Return rows for 6.4: what comes out where (6.3) or (6.1) is taken wrongly."""
+    fixed, one, each = (float(rate) for rate in rates)
+    some = data.digits("test").subset(slice(2000))
+    with torch.no_grad():
+        q = pretrained.load_cvae().posterior(some.pixels(mode="threshold"), some.labels)
+    m, variance, y = q.mean, q.variance, some.labels
+
+    def mean_rate(inside=1.0, between=1.0, swapped=False):
+        nats = []
+        for label in range(10):
+            rows = y == label
+            if not rows.any():
+                continue
+            mine = m[rows]
+            p = Normal(mine.mean(0), (inside * variance[rows].mean(0) + between * mine.var(0, correction=0)).sqrt())
+            pair = Normal(mine, variance[rows].sqrt()), p
+            nats.append(kl_divergence(*(pair[::-1] if swapped else pair)).sum(1))
+        return float(torch.cat(nats).mean())
+
+    return [
+        ("6.4", "prediction", "in per cent", (10.0, rates)),
+        ("6.4", "three", "two rates", (guess, (fixed, each))),
+        ("6.4", "order", "best first", (guess, (each, one, fixed))),
+        ("6.4", "forgets", "one for all, twice", (guess, (fixed, one, one))),
+        ("6.4", "inside", "clouds only", (guess, (fixed, one, mean_rate(between=0.0)))),
+        ("6.4", "between", "centres only", (guess, (fixed, one, mean_rate(inside=0.0)))),
+        ("6.4", "swapped", "KL(p, q)", (guess, _swapped_rates(m, variance, fixed, mean_rate(swapped=True)))),
+        ("6.4", "mean", "over the latents", (guess, tuple(rate / m.shape[1] for rate in (fixed, one, each)))),
+        ("6.4", "deviation", "around the mean of all", (guess, (fixed, one, _astray(m, variance, y)))),
+    ]
+
+
+def _swapped_rates(m, variance, fixed, each):
+    p = Normal(m.mean(0), (variance + (m - m.mean(0)) ** 2).mean(0).sqrt())
+    return fixed, float(kl_divergence(p, Normal(m, variance.sqrt())).sum(1).mean()), each
+
+
+def _astray(m, variance, y):
+    centres = torch.stack([m[y == label].mean(0) if (y == label).any() else m[0] * 0 for label in range(10)])
+    p = Normal(centres[y], (variance + (m - m.mean(0)) ** 2).mean(0).sqrt())
+    return float(kl_divergence(Normal(m, variance.sqrt()), p).sum(1).mean())
+
+
+def changed(model, **methods):
+    """Return a model of the same class and weights of which some methods do something else."""
+    other = type("Changed", (type(model),), methods)()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def with_rate(rate, part=torch.Tensor.clone):
+    """Return a ``terms`` with another rate of (q, p); ``part`` is what is done to the prior's two tensors."""
+
+    def terms(self, x, y):
+        mean, v = self.encode(x, y)
+        logits = self.told(self.z(mean, v), y)
+        p = Normal(part(self.prior(y)[0]), (0.5 * part(self.prior(y)[1])).exp())
+        distortion = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        return distortion.flatten(1).sum(1), rate(Normal(mean, (0.5 * v).exp()), p)
+
+    return terms
+
+
+def wrong_priors(model):
+    """Return rows for 6.5: models whose prior is not taught, or does not listen."""
+    new = type(model)
+    keep = {"told": new.decode, "z": lambda self, mean, v: mean + (0.5 * v).exp() * torch.randn_like(mean)}
+
+    def nats(q, p):
+        return kl_divergence(q, p).sum(1)
+
+    still = copy.deepcopy(model)
+    for parameter in still.latent_prior.out.parameters():
+        nn.init.zeros_(parameter)
+    rows = {
+        ("encoder", "y left out"): {"encode": lambda self, x, y: new.encode(self, x, 0 * y)},
+        ("decoder", "y left out"): {"decode": lambda self, z, y: new.decode(self, z, 0 * y)},
+        ("forgets", "one prior for all"): {"prior": lambda self, y: new.prior(self, 0 * y)},
+        ("runaway", "no bound"): {"prior": lambda self, y: (new.prior(self, y)[0], 20 + new.prior(self, y)[1])},
+        ("deaf", "labels shifted"): keep
+        | {"terms": with_rate(nats), "decode": lambda self, z, y: new.decode(self, z, (y + 1) % 10)},
+        ("swapped", "KL(p, q)"): keep | {"terms": with_rate(lambda q, p: nats(p, q))},
+        ("standard", "KL to N(0, I)"): keep | {"terms": with_rate(lambda q, p: nats(q, Normal(0 * p.loc, 1.0)))},
+        ("rate", "mean over latents"): keep | {"terms": with_rate(lambda q, p: kl_divergence(q, p).mean(1))},
+        ("cut off", "prior detached"): keep | {"terms": with_rate(nats, torch.Tensor.detach)},
+    }
+    found = [("6.5", mistake, how, (changed(model, **methods),)) for (mistake, how), methods in rows.items()]
+    return [*found, ("6.5", "untrained", "not trained", (new(),)), ("6.5", "still", "not in the optimiser", (still,))]
+
+
 WRONG_MODELS = {
     1: lambda mine: wrong_vaes(*mine["1.7"]),
     3: lambda mine: wrong_conditionals(*mine["3.6"], *mine["3.7"]),
     4: lambda mine: wrong_listeners(*mine["4.6"]),
     5: lambda mine: wrong_guides(*mine["5.6"], of_chapter("solutions", 3)["3.6"][1]),
+    6: lambda mine: wrong_rates(*mine["6.4"]) + wrong_priors(*mine["6.5"]),
 }
 
 
