@@ -833,4 +833,6 @@ plots.digit_grid(
 # - Peebles and Xie 2023, *Scalable Diffusion Models with Transformers*, arXiv:2212.09748 (a contest of such ways in diffusion;
 #   modulation that starts at the identity wins)
 #
+# **Exercises:** [build the layers that listen, and a test that tells which can steer](../exercises/04_where_does_y_go.ipynb).
+#
 # **Next:** [05 · What can y be?](05_what_can_y_be.ipynb)

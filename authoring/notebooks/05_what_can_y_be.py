@@ -793,4 +793,6 @@ plots.digit_grid(
 # - Ho and Salimans 2022, *Classifier-Free Diffusion Guidance*, arXiv:2207.12598
 # - Liu, Luo, Wang and Tang 2015, *Deep Learning Face Attributes in the Wild*, arXiv:1411.7766 (CelebA)
 #
+# **Exercises:** [what goes round, what is missing, what was measured badly](../exercises/05_what_can_y_be.ipynb).
+#
 # **Next:** [06 · Learnable priors](06_learnable_priors.ipynb)

@@ -9,7 +9,18 @@ settings of the notebook as they were.
 import os
 from typing import TYPE_CHECKING, Any
 
-from cvae_lib.checks import _progress, chapter_01, chapter_02, chapter_03
+from cvae_lib.checks import (
+    _progress,
+    chapter_01,
+    chapter_02,
+    chapter_03,
+    chapter_04,
+    chapter_04_models,  # noqa: F401  (entering its exercises is what it is imported for)
+    chapter_05,
+    chapter_05_models,  # noqa: F401
+    chapter_06,
+    chapter_06_models,  # noqa: F401
+)
 from cvae_lib.checks._registry import EXERCISES, examined
 from cvae_lib.checks._verdict import Verdict
 
@@ -18,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckFailed", "Verdict", "check", "examined", "grade", "numbers", "progress"]
 
-_TITLES = {int(module.__name__[-2:]): module.TITLE for module in (chapter_01, chapter_02, chapter_03)}
+_CHAPTERS = (chapter_01, chapter_02, chapter_03, chapter_04, chapter_05, chapter_06)
+_TITLES = {int(module.__name__[-2:]): module.TITLE for module in _CHAPTERS}
 
 
 class CheckFailed(AssertionError):

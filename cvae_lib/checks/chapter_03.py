@@ -5,18 +5,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Categorical
 
-from cvae_lib import data, pretrained
-from cvae_lib.checks import _autoencoder
-from cvae_lib.checks._autoencoder import built, check_terms, gaussian, method
+from cvae_lib import data
+from cvae_lib.checks import _asking, _autoencoder
+from cvae_lib.checks._asking import ENOUGH, by_columns, cost, drawings, hears, obeyed
+from cvae_lib.checks._autoencoder import built, check_terms
 from cvae_lib.checks._given import drawn
 from cvae_lib.checks._probe import Mistakes, Probe, Trial, model_copy
 from cvae_lib.checks._registry import exercise
 
 TITLE = "03 · Class-conditional"
-ENOUGH = 0.4  # share of drawings read as asked that a small network reaches in seconds; chance is 0.1
 
 
 @exercise(
@@ -88,12 +88,7 @@ def _one_hot(probe: Probe, one_hot: Any) -> None:
     "3.3",
     "a conditional VAE of your own",
     seconds=30.0,
-    hints=_autoencoder.HINTS
-    | {
-        "encoder": "The encoder does not hear y: another label gives the same cloud. Then z must guess y from x.",
-        "decoder": "The decoder does not hear y: another label gives the same picture. So nobody can ask for one.",
-        "plain": "The label goes in as one plain number, as if 7 lay between 6 and 8. Give it one column per class.",
-    },
+    hints=_autoencoder.HINTS | _asking.HINTS,
 )
 def _conditional(probe: Probe, conditional_vae: Any) -> None:
     for index in range(2):
@@ -102,40 +97,9 @@ def _conditional(probe: Probe, conditional_vae: Any) -> None:
         x = (trial.normal(b, 1, 28, 28) > 0.7).to(trial.dtype)
         y = torch.tensor([trial.size(0, 8) for _ in range(b)])
         model = built(trial, conditional_vae, x=x, y=y)
-        _hears(trial, model, x, y)
+        hears(trial, model, x, y)
+        by_columns(trial, model, x, y)
         check_terms(trial, model, x=x, y=y)
-
-
-def _hears(trial: Trial, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """See that encoder and decoder each change their answer with the label, and by more than one number."""
-    encode, decode = method(trial, model, "encode"), method(trial, model, "decode")
-    mean, log_variance = gaussian(trial, encode, x=x, y=y)
-    other = gaussian(trial, encode, x=x, y=y + 1)
-    if torch.equal(mean, other[0]) and torch.equal(log_variance, other[1]):
-        trial.fail("encoder")
-    z = trial.normal(*mean.shape)
-    if torch.equal(trial.ask(decode, z=z, y=y), trial.ask(decode, z=z, y=y + 1)):
-        trial.fail("decoder")
-    for part, given in ((encode, {"x": x}), (decode, {"z": z})):
-        seen = [_first_input(trial, model, part, **given, y=label) for label in (y, y + 1)]
-        if seen[0] is not None and seen[1] is not None and int(seen[0].ne(seen[1]).any(0).sum()) == 1:
-            trial.fail("plain")
-
-
-def _first_input(trial: Trial, model: nn.Module, part: Any, **given: Tensor) -> Tensor | None:
-    """Return what the first linear layer is given when a part of the model runs."""
-    inputs: list[Tensor] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda _, handed: inputs.append(handed[0].detach()))
-        for module in model.modules()
-        if isinstance(module, nn.Linear)
-    ]
-    try:
-        trial.ask(part, **given)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return inputs[0] if inputs and inputs[0].ndim == 2 else None
 
 
 def _table(trial: Trial, level: float) -> tuple[Tensor, Tensor]:
@@ -215,18 +179,6 @@ def _bayes(probe: Probe, class_posterior: Any) -> None:
             trial.compare(got, exact, mistakes, otherwise=kind, not_finite=kind)
 
 
-def _read(trial: Trial, model: nn.Module, label: int | None, count: int) -> tuple[Tensor, Tensor]:
-    """Draw from a learner's model, and return the labels asked for and those an independent judge reads."""
-    decode = method(trial, model, "decode")
-    latents = gaussian(trial, method(trial, model, "encode"), x=torch.zeros(2, 1, 28, 28), y=torch.zeros(2).long())
-    asked = torch.arange(count) % 10 if label is None else torch.full((count,), label)
-    z = torch.randn(count, latents[0].shape[1], generator=trial.random)
-    with torch.no_grad():
-        logits = trial.ask(decode, z=z, y=asked)
-    name = data.digits("test").name.lower()
-    return asked, pretrained.load_judge(f"{name}-judge").read(logits.sigmoid().reshape(-1, 1, 28, 28))
-
-
 @exercise(
     "3.6",
     "labels that lie",
@@ -243,10 +195,7 @@ def _lies(probe: Probe, prediction: Any, honest: Any, lied_to: Any) -> str:
     guess = trial.tensor(prediction)
     if guess.numel() != 1 or not 0 <= float(guess) <= 1:
         trial.fail("prediction", expected="a share between 0 and 1", got=guess)
-    shares = []
-    for model in (honest, lied_to):
-        asked, read = _read(trial, model_copy(model, trial), None, 1000)
-        shares.append(float((asked == read).double().mean()))
+    shares = [obeyed(trial, model_copy(model, trial)) for model in (honest, lied_to)]
     measured = f"{shares[0]:.2f} with honest labels, {shares[1]:.2f} with shuffled ones"
     trial.on = "1,000 drawings of each model, a hundred of each digit, read by the judge"
     if shares[0] < 0.3 and shares[1] > 0.5:
@@ -274,20 +223,15 @@ def _both(probe: Probe, model: Any) -> str:
     model = model_copy(model, trial)
     images = data.digits("test").subset(slice(500))
     x = images.pixels(None, "stochastic", trial.random)
-    asked, read = _read(trial, model, None, 1000)
-    share = float((asked == read).double().mean())
-    costs = []
-    with torch.no_grad():
-        for y in (images.labels, torch.full_like(images.labels, -1)):
-            distortion, rate = trial.pair(method(trial, model, "terms"), x=x, y=y)
-            costs.append(float((distortion + rate).mean()))
+    share = obeyed(trial, model)
+    costs = [cost(trial, model, x, y) for y in (images.labels, torch.full_like(images.labels, -1))]
     trial.on = "500 test images, and 1,000 drawings read by the judge"
     measured = f"{share:.2f} read as asked; -ELBO {costs[0]:.1f} nats with the label, {costs[1]:.1f} without"
     if share < ENOUGH:
         trial.fail("deaf", expected=f"more than {ENOUGH} read as asked", got=measured)
     if costs[1] > costs[0] + 30:
         trial.fail("unknown label", expected="at most 30 nats more without the label", got=measured)
-    _, free = _read(trial, model, -1, 1000)
+    _, free = drawings(trial, model, -1, 1000)
     kinds = int((torch.bincount(free, minlength=10) >= 10).sum())
     if kinds < 4:
         trial.fail("stuck", expected="at least four kinds of digits without a label", got=f"{kinds}")
