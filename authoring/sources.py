@@ -29,16 +29,19 @@ import os
 import subprocess
 import sys
 
+os.environ.setdefault("COURSE_DEVICE", "cpu")  # chapters are sized for two cores, and keep all tensors in one place
 if importlib.util.find_spec("cvae_lib") is None:
     source = os.environ.get("CVAE_LIB_SOURCE", "@ADDRESS@")
-    if not source:
-        raise ModuleNotFoundError("cvae_lib is missing: name its folder or address in CVAE_LIB_SOURCE")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     small = [name for name in ("jaxtyping", "safetensors", "tqdm") if importlib.util.find_spec(name) is None]
-    if small:
-        subprocess.run([*pip, *small], check=True)
-    subprocess.run([*pip, "--no-deps", source], check=True)
+    pip, said = [sys.executable, "-m", "pip", "install", "--quiet"], ""
+    for wanted in filter(None, (small, source and ["--no-deps", source])):
+        done = subprocess.run([*pip, *wanted], capture_output=True, text=True)
+        if done.returncode:
+            said = " pip says: " + next((line for line in done.stderr.splitlines() if "ERROR" in line), "nothing")
     importlib.invalidate_caches()
+    if said or importlib.util.find_spec("cvae_lib") is None:
+        tried = f"is not to be had from {source!r}" if source else "is missing, and this copy does not know its address"
+        raise ModuleNotFoundError(f"cvae_lib {tried}: name its folder or address in CVAE_LIB_SOURCE.{said}")
 """.strip()
 
 
@@ -92,7 +95,7 @@ def expected(target: Target, edition: int = 0) -> Any:
     text = numbered(target.source.read_text(encoding="utf-8"), target.source.name, edition)
     notebook = jupytext.reads(text, fmt="py:percent")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    notebook.metadata = type(notebook.metadata)({"kernelspec": KERNEL})
+    notebook.metadata = type(notebook.metadata)({"kernelspec": KERNEL} | _colab(target))
     for index, cell in enumerate(notebook.cells):
         cell["id"] = hashlib.sha256(f"{target.stem}:{index}".encode()).hexdigest()[:8]
         cell.metadata.pop("lines_to_next_cell", None)
@@ -200,10 +203,16 @@ def fill(text: str, target: Target) -> str:
     return re.sub(r"\{\{ (\w+) \}\}", value, text)
 
 
-def settings(root: Path) -> dict[str, str]:
-    """Read [tool.course] of pyproject.toml: where the course is published, if it is."""
-    table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["course"]
-    return {"repository": table["repository"], "ref": table["ref"]}
+def settings(root: Path) -> dict[str, Any]:
+    """Read [tool.course] of pyproject.toml: where the course is published, if it is, and what wants a GPU on Colab."""
+    table: dict[str, Any] = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["course"]
+    return {"gpu": []} | table
+
+
+def _colab(target: Target) -> dict[str, Any]:
+    """Return the metadata by which Colab gives a notebook a GPU, for those that are named in the settings."""
+    wanted = target.kind != "classroom" and target.name in settings(target.root)["gpu"]
+    return {"accelerator": "GPU", "colab": {"gpuType": "T4"}} if wanted else {}
 
 
 def _address(root: Path) -> str:

@@ -356,6 +356,26 @@ def test_the_one_setting_gives_badges_and_install_source(course: Path) -> None:
     assert "git+https://github.com/someone/a-course@v1" in notebook.cells[1].source
 
 
+def test_a_changed_install_cell_needs_no_new_run(course: Path) -> None:
+    assert build.build(["notebooks/01_seed"], course, root=course) == 0
+    outputs = nbformat.read(course / "notebooks" / "01_seed.ipynb", as_version=4).cells[2].outputs
+    edit(course / "pyproject.toml", 'repository = ""', 'repository = "someone/a-course"')
+    (complaint,) = [line for line in build.check(course) if line.startswith("notebooks")]
+    assert "run `build.py --text`" in complaint
+    assert [line for line in build.refresh(course, course) if line.startswith("notebooks")] == []
+    notebook = nbformat.read(course / "notebooks" / "01_seed.ipynb", as_version=4)
+    assert "someone/a-course@main" in notebook.cells[1].source and notebook.cells[2].outputs == outputs != []
+
+
+def test_colab_is_asked_for_a_gpu_where_the_settings_say_so(course: Path) -> None:
+    (course / "pyproject.toml").write_text(
+        '[tool.course]\nrepository = ""\nref = "main"\ngpu = ["notebooks/01_seed.ipynb"]\n'
+    )
+    metadata = {kind: sources.expected(Target(kind, "01_seed", course)).metadata for kind in ("notebooks", "solutions")}
+    assert metadata["notebooks"]["accelerator"] == "GPU" and metadata["notebooks"]["colab"] == {"gpuType": "T4"}
+    assert metadata["solutions"] == {"kernelspec": sources.KERNEL}
+
+
 @pytest.mark.parametrize(
     ("stems", "kinds"),
     [

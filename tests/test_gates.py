@@ -10,6 +10,7 @@ from typing import Any
 import build
 import nbformat
 import pytest
+import sources
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -231,6 +232,44 @@ def test_links_in_the_readme_resolve(path: Path | None) -> None:
     if path is None:
         pytest.skip("there is no README yet")
     assert dead_links(path.read_text(encoding="utf-8"), ROOT) == []
+
+
+# What Binder and Colab are pointed to: the path in the repository behind the setting's repository and ref.
+POINTS = re.compile(
+    r"https://(?:mybinder\.org/v2/gh/{0}\?urlpath=lab/tree/|colab\.research\.google\.com/github/{1}/)([^)\s]+)\)"
+)
+
+
+def pointed_to(text: str, settings: dict[str, Any]) -> list[str]:
+    """Return the files that the text's links to Binder and Colab open, if they agree with the settings."""
+    place = re.escape(settings["repository"])
+    ref = re.escape(settings["ref"])
+    return re.findall(POINTS.pattern.replace("{0}", f"{place}/{ref}").replace("{1}", f"{place}/blob/{ref}"), text)
+
+
+def test_the_setting_is_complete_and_names_what_there_is() -> None:
+    settings = sources.settings(ROOT)
+    assert re.fullmatch(r"([\w.-]+/[\w.-]+)?", settings["repository"]) and settings["ref"]
+    assert [path for path in settings["gpu"] if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_links_to_binder_and_colab_open_a_file_of_the_repository(
+    published: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = sources.settings(ROOT) | {"repository": "some.one/a-course", "ref": "v1.0"} if published else {}
+    if published:
+        monkeypatch.setattr(sources, "settings", lambda root: settings)
+    settings = sources.settings(ROOT)
+    texts = {target.name: sources.expected(target).cells[0].source for target in sources.targets(ROOT)}
+    texts["README.md"] = sources.readme(ROOT)
+    for place, text in texts.items():
+        if settings["repository"]:
+            wanted = "notebooks/00_start_here.ipynb" if place == "README.md" else place
+            assert pointed_to(text, settings) == [wanted, wanted] and (ROOT / wanted).is_file(), place
+        else:
+            assert "Links to Binder and Colab appear here once" in text, place
+            assert not re.search(r"\]\(https://(mybinder|colab)", text), place
 
 
 @pytest.mark.parametrize(
