@@ -160,7 +160,8 @@ def test_a_chapter_alone_in_an_empty_folder_fetches_the_library(published: Path,
 
 def test_chapters_stay_on_the_cpu_unless_told_otherwise(tmp_path: Path) -> None:
     script = tmp_path / "cell.py"
-    asks = "import torch\ntorch.cuda.is_available = lambda: True\nfrom cvae_lib import course\nprint(course.pick_device())"
+    asks = "import torch\ntorch.cuda.is_available = lambda: True\n"
+    asks += "from cvae_lib import course\nprint(course.pick_device())"
     script.write_text(f"{sources.INSTALL.replace('@ADDRESS@', '')}\n{asks}")
     free = {key: value for key, value in os.environ.items() if key != "COURSE_DEVICE"} | {"PYTHONPATH": str(ROOT)}
     assert run([sys.executable, str(script)], tmp_path, free).strip() == "cpu"
