@@ -249,24 +249,38 @@ def edition(target: Target) -> str:
     return f"{told}, and there are [worked answers](../solutions/{target.stem}.ipynb)."
 
 
+def measured(root: Path, name: str) -> dict[str, float]:
+    """Return what was measured when the notebook last ran: minutes and peak_mb, or nothing."""
+    path = root / "authoring" / "measured.json"
+    everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {key: value for key, value in everything.get(name, {}).items() if value is not None}
+
+
 def minutes(root: Path, name: str) -> str:
     """Say how long the notebook took when it was last measured."""
-    path = root / "authoring" / "measured.json"
-    measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if name not in measured:
+    run = measured(root, name)
+    if "minutes" not in run:
         return "not measured yet"
-    count = math.ceil(measured[name]["minutes"])
+    count = math.ceil(run["minutes"])
     return f"{count} minutes" if count > 1 else "1 minute"
+
+
+def _tenths(number: float, unit: str) -> str:
+    """Write a number with one decimal, rounded up."""
+    return f"{math.ceil(10 * number) / 10:.1f} {unit}"
 
 
 def chapter_map(root: Path, folder: str) -> str:
     """Draw the table of the chapters there are, linked from a file that sees them under `folder`."""
-    rows = ["| Chapter | The question | Time |", "|---|---|---|"]
+    rows = ["| Chapter | The question | Time | Memory | Size |", "|---|---|---|---|---|"]
     for target in targets(root):
         if target.kind == "notebooks":
             title, question = heading(target)
-            took = minutes(root, target.name)
-            rows.append(f"| [{title}]({folder}{target.stem}.ipynb) | {question} | {took} |")
+            run, built = measured(root, target.name), root / target.name
+            memory = _tenths(run["peak_mb"] / 1000, "GB") if "peak_mb" in run else ""
+            size = _tenths(built.stat().st_size / 1e6, "MB") if built.exists() else ""
+            link = f"[{title}]({folder}{target.stem}.ipynb)"
+            rows.append(f"| {link} | {question} | {minutes(root, target.name)} | {memory} | {size} |")
     return "\n".join(rows)
 
 

@@ -16,6 +16,7 @@ import sources
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNNER = ROOT / "tests" / "run_cells.py"
+DRIVER = ROOT / "tests" / "drive_panels.py"
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # Python reads this file at its start: whatever then opens a socket to elsewhere is refused.
@@ -70,11 +71,14 @@ def test_the_network_is_really_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_offline_without_data_a_chapter_runs_on_strokes_and_says_so(chapter: Path, tmp_path: Path) -> None:
     environment = cut_off(tmp_path / "machine")
-    printed = run([sys.executable, str(RUNNER), str(chapter)], tmp_path, environment)
+    environment["PYTHONPATH"] += os.pathsep + str(ROOT)
+    # On the way, the chapter's panels are driven: they are what it leaves behind.
+    printed = run([sys.executable, str(DRIVER), str(chapter)], tmp_path, environment)
     cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     if re.search(r"\b(digits|mnist)\(", code):
         assert "strokes" in printed.lower()
+    assert len(re.findall(r"^driven: ", printed, re.M)) >= len(re.findall(r"\bwidgets\.\w+_panel\(", code))
     assert not any(Path(environment["CVAE_DATA"]).rglob("*idx*")), "a data file was left behind"
 
 

@@ -202,6 +202,18 @@ def test_a_notebook_is_light_and_its_cells_are_short(path: Path) -> None:
     assert max(long, default=0) <= 25
 
 
+@pytest.mark.parametrize(
+    "target", [each for each in sources.targets(ROOT) if each.executed], ids=lambda each: each.name
+)
+def test_a_notebook_was_measured_and_keeps_to_its_budget(target: sources.Target) -> None:
+    run = sources.measured(ROOT, target.name)
+    assert 0 < run["minutes"] <= 3 and 100 < run["peak_mb"] < 1500
+
+
+def test_all_notebooks_together_take_half_an_hour_at_most() -> None:
+    assert sum(sources.measured(ROOT, target.name).get("minutes", 0) for target in sources.targets(ROOT)) <= 30
+
+
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)[^)]*\)")
 
 

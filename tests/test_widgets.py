@@ -7,10 +7,12 @@ import subprocess
 import sys
 from typing import Any
 
+import drive_panels
 import nbformat.v4
 import pytest
 import running
 import torch
+from drive_panels import ends, positions
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from cvae_lib import plots, pretrained, strokes, widgets
@@ -59,29 +61,15 @@ def reader() -> CVAE:
     return CVAE(CVAEConfig(latent_dim=3, hidden=(9,), condition="caption", words=words, caption_length=3)).eval()
 
 
-def positions(control: Any, dense: bool) -> list[Any]:
-    """Return where a control can be: everywhere if dense, else at its ends and its start."""
-    if isinstance(control, Choice):
-        return list(control.options) if dense else [control.options[0], control.options[-1]]
-    if isinstance(control, Count):
-        return [0, 1, 10**6] if dense else [0, 1]
-    if isinstance(control, Text):
-        return ["a seven", "seven a thin", "a"] if dense else [control.start, "thin"]
-    steps = round((control.high - control.low) / control.step)
-    return [control.low + i * control.step for i in range(steps + 1)] if dense else [control.low, control.high]
-
-
 def drive(panel: Panel) -> list[plots.Picture]:
     """Draw with each control alone over its whole range, and with all of them at their ends at once."""
-    asked = [
-        panel.start() | {name: value} for name, control in panel.controls.items() for value in positions(control, True)
+    asked = [panel.start() | {name: value} for name, control in panel.controls.items() for value in positions(control)]
+    asked += [
+        dict(zip(panel.controls, values, strict=True))
+        for values in itertools.product(*map(ends, panel.controls.values()))
     ]
-    ends = [positions(control, False) for control in panel.controls.values()]
-    asked += [dict(zip(panel.controls, values, strict=True)) for values in itertools.product(*ends)]
     pictures = [panel.draw(**values) for values in asked]
-    assert (
-        len({picture.alt for picture in pictures}) > sum(len(positions(c, True)) for c in panel.controls.values()) / 2
-    )
+    assert len({picture.alt for picture in pictures}) > sum(len(positions(c)) for c in panel.controls.values()) / 2
     return pictures
 
 
@@ -147,6 +135,23 @@ def test_the_still_of_the_bound_touches_the_ceiling_at_the_posterior_alone(plane
             x, elbo = curve.get_data()
             assert x[elbo.argmax()] == pytest.approx(touching, abs=1e-6)
             assert elbo.max() == pytest.approx(ceiling.get_ydata()[0], abs=1e-9)
+
+
+def test_driving_sees_a_setting_that_fails_and_a_control_that_does_nothing():
+    controls = {"at": Slider("how far", 0.0, 1.0, 0.1, 0.5), "step": Count("again")}
+    with pytest.raises(AssertionError, match="ValueError at {'at': 0.6"):
+        drive_panels.drive(Panel(shouting, controls, picture("A still.")))
+    deaf = Panel(lambda at, step: picture(f"Only {at:.1f} counts."), controls, picture("A still."))
+    with pytest.raises(AssertionError, match=r"\['step'\] never change the picture"):
+        drive_panels.drive(deaf)
+    counting = Panel(lambda at, step: picture(f"{at:.1f} and {step}."), controls, picture("A still."))
+    assert drive_panels.drive(counting) == 11 + 3 + 4
+
+
+def test_every_kind_of_panel_stands_in_a_chapter_and_is_driven_there(root):
+    sources = [path.read_text(encoding="utf-8") for path in sorted((root / "authoring" / "notebooks").glob("*.py"))]
+    kinds = {name for name in widgets.__all__ if name.endswith("_panel")}
+    assert kinds - set(re.findall(r"widgets\.(\w+_panel)\(", "".join(sources))) == set()
 
 
 # --- what is behind them ------------------------------------------------------------------------------------
