@@ -4,6 +4,7 @@ import collections
 import copy
 import functools
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -117,6 +118,7 @@ def test_a_watcher_gets_a_bar_that_ends_full(monkeypatch, capsys):
     fit(model(), bars(), epochs=3, precision="float32")
     out, err = capsys.readouterr()
     assert "100%" in err and "3/3" in err and out == ""
+    assert re.search(r"loss \d+\.\d", err) and re.search(r"\[\d\d:\d\d<\d\d:\d\d", err)  # and the time left
 
 
 def test_the_fast_profile_caps_the_steps(monkeypatch):
