@@ -9,6 +9,7 @@ replaced: equations become MathML, pictures of other hosts their alt text. What 
 import argparse
 import json
 import os
+import posixpath
 import re
 import shutil
 import sys
@@ -32,6 +33,7 @@ LIGHT, DARK = "xcode", "monokai"  # of pygments; the tests measure their contras
 MATH = re.compile(r"\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.S)
 NUMBER = re.compile(r"\\tag\{([^}]*)\}")
 LONG = 30  # characters: an inline equation that may be wider than a phone
+WIDE = 560  # pixels: a picture whose lettering would be too small on a phone, and that scrolls there
 NO_MATH = ("code", "pre", "script", "style")
 LABELS = {"exercises": "Exercises", "solutions": "Worked answers"}
 
@@ -50,7 +52,7 @@ class Page:
 
     def to(self, path: str) -> str:
         """Return the way from this page to another path of the site."""
-        return os.path.relpath(path or ".", os.path.dirname(self.path) or ".") + ("/" if not path else "")
+        return posixpath.relpath(path or ".", posixpath.dirname(self.path) or ".") + ("/" if not path else "")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,7 +158,7 @@ def _page(page: Page, pages: list[Page], groups: list[list[Page]], root: Path, o
     try:
         _equations(main, soup)
         _links(main, page, pages, root, out)
-        _pictures(main, page)
+        _pictures(main, soup)
     except ValueError as error:
         raise SourceError(f"{page.source}: {error}") from None
     for table in main.find_all("table"):  # scrolls by itself on a narrow screen, also from the keyboard
@@ -221,7 +223,7 @@ def _links(main: Tag, page: Page, pages: list[Page], root: Path, out: Path) -> N
         if not place:
             tag[name] = "#" + quote(anchors.get(unquote(anchor).lower(), anchor))
             continue
-        wanted = os.path.normpath(folder / unquote(place))
+        wanted = posixpath.normpath(folder / unquote(place))
         if wanted in made_of:
             tag[name] = quote(page.to(made_of[wanted].path)) + ("#" + anchor if anchor else "")
         elif (root / wanted).is_file() and not wanted.startswith(".."):
@@ -232,7 +234,7 @@ def _links(main: Tag, page: Page, pages: list[Page], root: Path, out: Path) -> N
             raise ValueError(f"the link {address} leads nowhere")
 
 
-def _pictures(main: Tag, page: Page) -> None:
+def _pictures(main: Tag, soup: BeautifulSoup) -> None:
     """Leave no picture without alt text and none of another host; join each figure with its caption."""
     for image in main.find_all("img"):
         alt = str(image.get("alt", "")).strip()
@@ -243,9 +245,11 @@ def _pictures(main: Tag, page: Page) -> None:
     for caption in main.find_all("p"):
         picture = caption.find_previous("img")
         if re.match(r"Figure [\w.]+", caption.get_text()) and picture and not picture.find_parent("figure"):
-            figure = picture.wrap(BeautifulSoup("", "html.parser").new_tag("figure"))
+            figure = picture.wrap(soup.new_tag("figure"))
             caption.name = "figcaption"
             figure.append(caption.extract())
+            if int(str(picture.get("width", 0))) > WIDE:
+                picture.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
 
 
 def _sections(page: Page, soup: BeautifulSoup) -> list[dict[str, str]]:
