@@ -5,11 +5,11 @@ import json
 import math
 import re
 import runpy
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hosting
 import jupytext
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,28 +21,6 @@ MARKER = re.compile(r"^\s*### (BEGIN|END) (SOLUTION|HIDDEN TESTS)\s*$")
 STUB = re.compile(r"^\w+(, \w+)* = \.\.\.(, \.\.\.)*( +#.*)?$")
 MAP_BEGIN, MAP_END = "<!-- chapter-map -->", "<!-- /chapter-map -->"
 BADGES_BEGIN, BADGES_END = "<!-- badges -->", "<!-- /badges -->"
-
-INSTALL = """
-# Colab starts without the course library. This fetches it, and leaves the torch that is there alone.
-import importlib.util
-import os
-import subprocess
-import sys
-
-os.environ.setdefault("COURSE_DEVICE", "cpu")  # chapters are sized for two cores, and keep all tensors in one place
-if importlib.util.find_spec("cvae_lib") is None:
-    source = os.environ.get("CVAE_LIB_SOURCE", "@ADDRESS@")
-    small = [name for name in ("jaxtyping", "safetensors", "tqdm") if importlib.util.find_spec(name) is None]
-    pip, said = [sys.executable, "-m", "pip", "install", "--quiet"], ""
-    for wanted in filter(None, (small, source and ["--no-deps", source])):
-        done = subprocess.run([*pip, *wanted], capture_output=True, text=True)
-        if done.returncode:
-            said = " pip says: " + next((line for line in done.stderr.splitlines() if "ERROR" in line), "nothing")
-    importlib.invalidate_caches()
-    if said or importlib.util.find_spec("cvae_lib") is None:
-        tried = f"is not to be had from {source!r}" if source else "is missing, and this copy does not know its address"
-        raise ModuleNotFoundError(f"cvae_lib {tried}: name its folder or address in CVAE_LIB_SOURCE.{said}")
-""".strip()
 
 
 class SourceError(ValueError):
@@ -95,7 +73,7 @@ def expected(target: Target, edition: int = 0) -> Any:
     text = numbered(target.source.read_text(encoding="utf-8"), target.source.name, edition)
     notebook = jupytext.reads(text, fmt="py:percent")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    notebook.metadata = type(notebook.metadata)({"kernelspec": KERNEL} | _colab(target))
+    notebook.metadata = type(notebook.metadata)({"kernelspec": KERNEL} | hosting.colab(target.root, target.name))
     for index, cell in enumerate(notebook.cells):
         cell["id"] = hashlib.sha256(f"{target.stem}:{index}".encode()).hexdigest()[:8]
         cell.metadata.pop("lines_to_next_cell", None)
@@ -143,7 +121,7 @@ def _code(cell: Any, target: Target, where: str) -> str:
     if cell.source.strip() == "# {{ install }}":
         if "install" not in cell.metadata.get("tags", []):
             raise SourceError(f'{where}: the install cell needs tags=["install"] on its cell line')
-        return INSTALL.replace("@ADDRESS@", _address(target.root))
+        return hosting.install(target.root)
     return without_marked(cell.source, target.kind, where)
 
 
@@ -188,7 +166,7 @@ def fill(text: str, target: Target) -> str:
     """Expand the placeholders in markdown; raises SourceError for one that does not exist."""
     folder = "" if target.kind == "notebooks" else "../notebooks/"
     values = {
-        "badges": lambda: badges(target.root, target.name),
+        "badges": lambda: hosting.badges(target.root, target.name),
         "minutes": lambda: minutes(target.root, target.name),
         "chapter_map": lambda: chapter_map(target.root, folder),
         "edition": lambda: edition(target),
@@ -201,38 +179,6 @@ def fill(text: str, target: Target) -> str:
         return values[match[1]]()
 
     return re.sub(r"\{\{ (\w+) \}\}", value, text)
-
-
-def settings(root: Path) -> dict[str, Any]:
-    """Read [tool.course] of pyproject.toml: where the course is published, if it is, and what wants a GPU on Colab."""
-    table: dict[str, Any] = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["course"]
-    return {"gpu": []} | table
-
-
-def _colab(target: Target) -> dict[str, Any]:
-    """Return the metadata by which Colab gives a notebook a GPU, for those that are named in the settings."""
-    wanted = target.kind != "classroom" and target.name in settings(target.root)["gpu"]
-    return {"accelerator": "GPU", "colab": {"gpuType": "T4"}} if wanted else {}
-
-
-def _address(root: Path) -> str:
-    course = settings(root)
-    return f"git+https://github.com/{course['repository']}@{course['ref']}" if course["repository"] else ""
-
-
-def badges(root: Path, name: str) -> str:
-    """Link to Binder and Colab, or say in words when the links will appear."""
-    course = settings(root)
-    if name.startswith("classroom/"):
-        return ""
-    if not course["repository"]:
-        return "*Links to Binder and Colab appear here once `pyproject.toml` says where the course lives.*"
-    binder = f"https://mybinder.org/v2/gh/{course['repository']}/{course['ref']}?urlpath=lab/tree/{name}"
-    colab = f"https://colab.research.google.com/github/{course['repository']}/blob/{course['ref']}/{name}"
-    return (
-        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder}) "
-        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})"
-    )
 
 
 def edition(target: Target) -> str:
@@ -298,7 +244,7 @@ def readme(root: Path) -> str:
     """Return README.md with what stands between its markers, chapter map and badges, brought up to date."""
     text = (root / "README.md").read_text(encoding="utf-8")
     text = _between(text, MAP_BEGIN, MAP_END, chapter_map(root, "notebooks/"))
-    return _between(text, BADGES_BEGIN, BADGES_END, badges(root, "notebooks/00_start_here.ipynb"))
+    return _between(text, BADGES_BEGIN, BADGES_END, hosting.badges(root, "notebooks/00_start_here.ipynb"))
 
 
 def _between(text: str, begin: str, end: str, new: str) -> str:

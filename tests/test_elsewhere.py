@@ -11,8 +11,8 @@ import venv
 from pathlib import Path
 from typing import Any
 
+import hosting
 import pytest
-import sources
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNNER = ROOT / "tests" / "run_cells.py"
@@ -131,7 +131,7 @@ NOWHERE = {
 @pytest.mark.parametrize("source", NOWHERE, ids=["none", "no folder", "a folder of something else"])
 def test_a_wrong_source_gets_one_message_with_the_way_out(source: str, elsewhere: Any, tmp_path: Path) -> None:
     python, _, environment = elsewhere
-    cell = sources.INSTALL.replace("@ADDRESS@", "")
+    cell = hosting.INSTALL.replace("@ADDRESS@", "")
     (tmp_path / "empty").mkdir()
     notebook = {"cells": [{"cell_type": "code", "source": cell, "metadata": {}}]}
     (tmp_path / "chapter.ipynb").write_text(json.dumps(notebook))
@@ -166,7 +166,7 @@ def test_chapters_stay_on_the_cpu_unless_told_otherwise(tmp_path: Path) -> None:
     script = tmp_path / "cell.py"
     asks = "import torch\ntorch.cuda.is_available = lambda: True\n"
     asks += "from cvae_lib import course\nprint(course.pick_device())"
-    script.write_text(f"{sources.INSTALL.replace('@ADDRESS@', '')}\n{asks}")
+    script.write_text(f"{hosting.INSTALL.replace('@ADDRESS@', '')}\n{asks}")
     free = {key: value for key, value in os.environ.items() if key != "COURSE_DEVICE"} | {"PYTHONPATH": str(ROOT)}
     assert run([sys.executable, str(script)], tmp_path, free).strip() == "cpu"
     assert run([sys.executable, str(script)], tmp_path, free | {"COURSE_DEVICE": "auto"}).strip() == "cuda"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import build
+import hosting
 import nbformat
 import pytest
 import sources
@@ -260,7 +261,7 @@ def pointed_to(text: str, settings: dict[str, Any]) -> list[str]:
 
 
 def test_the_setting_is_complete_and_names_what_there_is() -> None:
-    settings = sources.settings(ROOT)
+    settings = hosting.settings(ROOT)
     assert re.fullmatch(r"([\w.-]+/[\w.-]+)?", settings["repository"]) and settings["ref"]
     assert [path for path in settings["gpu"] if not (ROOT / path).exists()] == []
 
@@ -269,10 +270,10 @@ def test_the_setting_is_complete_and_names_what_there_is() -> None:
 def test_links_to_binder_and_colab_open_a_file_of_the_repository(
     published: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = sources.settings(ROOT) | {"repository": "some.one/a-course", "ref": "v1.0"} if published else {}
+    settings = hosting.settings(ROOT)
     if published:
-        monkeypatch.setattr(sources, "settings", lambda root: settings)
-    settings = sources.settings(ROOT)
+        settings |= {"repository": "some.one/a-course", "ref": "v1.0"}
+        monkeypatch.setattr(hosting, "settings", lambda root: settings)
     texts = {target.name: sources.expected(target).cells[0].source for target in sources.targets(ROOT)}
     texts["README.md"] = sources.readme(ROOT)
     for place, text in texts.items():

@@ -43,20 +43,10 @@ price = "$5 and $6"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of the course."""
-    if any(not (ROOT / target.name).exists() for target in sources.targets(ROOT)):
-        pytest.skip("the notebooks are not built yet")
-    out = tmp_path_factory.mktemp("site") / "site"
-    website.make(out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def pages(site: Path) -> dict[str, BeautifulSoup]:
+def pages(course_site: Path) -> dict[str, BeautifulSoup]:
     """Its pages: path -> parsed."""
-    found = sorted(site.rglob("*.html"))
-    return {path.relative_to(site).as_posix(): BeautifulSoup(path.read_text(), "html.parser") for path in found}
+    found = sorted(course_site.rglob("*.html"))
+    return {path.relative_to(course_site).as_posix(): BeautifulSoup(path.read_text(), "html.parser") for path in found}
 
 
 @pytest.fixture
@@ -135,26 +125,26 @@ def test_chapters_lead_to_one_another_in_their_order(pages: dict[str, BeautifulS
     assert seen == ["index.html", *chapters, "CLASSROOM.html"]
 
 
-def test_nothing_is_fetched_from_elsewhere(site: Path, pages: dict[str, BeautifulSoup]) -> None:
+def test_nothing_is_fetched_from_elsewhere(course_site: Path, pages: dict[str, BeautifulSoup]) -> None:
     for path, page in pages.items():
         for element, address in addresses(page):
             if element != "a":  # a reader may follow a link; nothing else may leave the folder
                 assert re.match(r"data:|(?!\w+:|//)", address), f"{path}: {element} {address[:80]}"
         assert not re.search(r"url\(|@import", " ".join(str(style) for style in page.find_all("style")))
-    assert not re.search(r"url\(|@import|http", (site / "style.css").read_text())
-    assert "http" not in (site / "course.js").read_text()
+    assert not re.search(r"url\(|@import|http", (course_site / "style.css").read_text())
+    assert "http" not in (course_site / "course.js").read_text()
 
 
-def test_every_link_inside_the_site_arrives(site: Path, pages: dict[str, BeautifulSoup]) -> None:
+def test_every_link_inside_the_site_arrives(course_site: Path, pages: dict[str, BeautifulSoup]) -> None:
     anchors = {path: {str(each["id"]) for each in page.find_all(id=True)} for path, page in pages.items()}
     for path, page in pages.items():
         for element, address in addresses(page):
             if re.match(r"\w+:", address):
                 continue
             place, _, anchor = address.partition("#")
-            file = (site / path).parent / unquote(place) if place else site / path
+            file = (course_site / path).parent / unquote(place) if place else course_site / path
             assert file.exists(), f"{path}: {element} {address}"
-            name = file.resolve().relative_to(site.resolve()).as_posix()
+            name = file.resolve().relative_to(course_site.resolve()).as_posix()
             assert not anchor or unquote(anchor) in anchors[name], f"{path}: {address}"
             assert not place.endswith((".ipynb", ".md")), f"{path}: {address}"
 
@@ -198,8 +188,10 @@ def test_pages_have_one_title_a_language_and_headings_in_order(pages: dict[str, 
             assert control.get_text().strip() or page.find("label", attrs={"for": control["id"]})
 
 
-def test_exercises_are_blank_and_the_search_does_not_give_answers_away(site: Path, pages: dict[str, Any]) -> None:
-    text = (site / website.INDEX).read_text(encoding="utf-8")
+def test_exercises_are_blank_and_the_search_does_not_give_answers_away(
+    course_site: Path, pages: dict[str, Any]
+) -> None:
+    text = (course_site / website.INDEX).read_text(encoding="utf-8")
     sections = json.loads(text.removeprefix("window.COURSE_INDEX = ").rstrip().rstrip(";"))
     for section in sections:
         page = pages[section["page"]]

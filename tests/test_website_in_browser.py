@@ -8,25 +8,18 @@ from typing import Any
 
 import chromium
 import pytest
-import sources
-import website
 from chromium import complaints
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from sources import ROOT
 
 CHAPTERS = ("00_start_here", "02_the_conditional_elbo", "05_what_can_y_be")
 LAPTOP, PHONE = (1366, 900), (360, 740)
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture
+def site(course_site: Path) -> str:
     """The address of the course's site."""
-    if any(not (ROOT / target.name).exists() for target in sources.targets(ROOT)):
-        pytest.skip("the notebooks are not built yet")
-    out: Path = tmp_path_factory.mktemp("site") / "a site"
-    website.make(out)
-    return out.as_uri()
+    return course_site.as_uri()
 
 
 @pytest.fixture(scope="module")
