@@ -42,7 +42,7 @@ def mathml(latex: str, display: bool) -> Tag:
         space["width"] = f"-{THIN}"
     if unknown := MARKS.search(math.get_text()):
         raise ValueError(f"the equation {latex.strip()!r} has something in it that is not known: {unknown[0]}")
-    if math.find(attrs={"linebreak": True}) or math.find(mathvariant=re.compile("script|double|fraktur|sans|mono")):
+    if math.find(None, {"linebreak": True}) or math.find(mathvariant=re.compile("script|double|fraktur|sans|mono")):
         raise ValueError(f"the equation {latex.strip()!r} has a line break or letters that browsers do not draw")
     math["alttext"] = " ".join(latex.split())
     return math

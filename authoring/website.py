@@ -248,7 +248,7 @@ def _pictures(main: Tag, soup: BeautifulSoup) -> None:
             figure = picture.wrap(soup.new_tag("figure"))
             caption.name = "figcaption"
             figure.append(caption.extract())
-            if int(str(picture.get("width", 0))) > WIDE:
+            if int(str(picture.get("width", "0"))) > WIDE:
                 picture.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
 
 

@@ -61,6 +61,7 @@ def moves(panel: Any, count: int) -> list[tuple[str, Any]]:
 
 def answer(panel: Any, name: str, value: Any) -> float | None:
     """Move one control and time until the picture is there; None if it stood there already."""
+    torch.set_default_dtype(panel.precision)
     control = panel._inputs[name]
     if control.value == value:
         return None
@@ -72,7 +73,10 @@ def answer(panel: Any, name: str, value: Any) -> float | None:
 
 def measured(panels: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """Time the panels in turn, and return a row for each."""
-    plans = {name: moves(panel, count) for name, panel in panels.items()}
+    plans = {}
+    for name, panel in panels.items():
+        torch.set_default_dtype(panel.precision)
+        plans[name] = moves(panel, count)
     times: dict[str, list[float]] = {name: [] for name in panels}
     bare: dict[str, list[float]] = {name: [] for name in panels}
     for turn in range(count):
@@ -99,7 +103,9 @@ def main() -> None:
     quick = parser.parse_args().quick
     panels = {}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        torch.set_default_dtype(torch.float32)  # what each chapter starts with; chapter 02 goes on to another
         for number, panel in enumerate(drive_panels.made_by(str(path)), 1):
+            panel.precision = torch.get_default_dtype()
             panels[f"{path.stem[:2]}, panel {number}: {', '.join(panel.controls)}"] = panel
     rows = measured(panels, 8 if quick else 60)
     print(f"\n{'median':>8} {'1 in 20':>8} {'empty':>8}   milliseconds, {torch.get_num_threads()} threads")

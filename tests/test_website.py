@@ -13,6 +13,7 @@ import pytest
 import sources
 import website
 from bs4 import BeautifulSoup
+from contrast import contrast, luminance
 from sources import ROOT, SourceError
 
 CHAPTER = """
@@ -229,21 +230,6 @@ def test_equations_are_said_in_what_browsers_know(latex: str, parts: list[str]) 
 
 
 # --- colours ------------------------------------------------------------------------------------------------
-
-
-def luminance(colour: str) -> float:
-    """Return the relative luminance of #rrggbb or #rgb, as the Web Content Accessibility Guidelines define it."""
-    digits = colour.lstrip("#")
-    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
-    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    """Return the contrast of two colours, from 1 to 21."""
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_contrast_is_measured_as_the_guidelines_do() -> None:

@@ -47,10 +47,10 @@ def soon(condition: Callable[[], Any]) -> Any:
 
 
 def requested(driver: Any) -> set[str]:
-    """Return the addresses that were asked for since the last look."""
+    """Return the addresses that were asked for since the last look, but for those inside the page or the browser."""
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     sent = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-    return {address for address in sent if not address.startswith("data:")}
+    return {address for address in sent if not address.startswith(("data:", "chrome:"))}
 
 
 @pytest.mark.parametrize("page", ["index", *(f"notebooks/{chapter}" for chapter in CHAPTERS)])

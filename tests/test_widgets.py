@@ -8,10 +8,12 @@ import sys
 from typing import Any
 
 import drive_panels
+import ipywidgets
 import nbformat.v4
 import pytest
 import running
 import torch
+from contrast import contrast
 from drive_panels import ends, positions
 from torch.distributions import Independent, MultivariateNormal, Normal
 
@@ -430,6 +432,12 @@ def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, 
         assert panel._inputs[name].value == control.start
     moved = "box" if which == "caption" else "slider"
     assert moved in panel.still.alt and "panel" in panel.still.alt
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#111111"], ids=["light", "dark"])
+def test_the_handle_of_a_slider_stands_out_from_jupyterlabs_page(page):
+    handle = Slider("how far", 0.0, 1.0, 0.1, 0.5).widget(ipywidgets.Layout()).style.handle_color
+    assert contrast(handle, page) >= 3  # what the guidelines ask of the parts of a control
 
 
 def test_controls_that_cannot_work_are_refused():
