@@ -6,7 +6,8 @@
 Runs every chapter on the fast profile and takes the panels it made: an answer costs the same after a short training. An
 answer is what the kernel does between hearing of a moved control and having a new picture to send: the network, the
 drawing, the PNG. The empty figure has the panel's size, one axis, and matplotlib's own way to a PNG: what a panel that
-computes nothing would take with it. Settings of all panels are timed in turn, so a busy neighbour disturbs all alike.
+computes nothing would take with it. A chapter's panels are timed in turn, and each answer beside an empty figure, so
+that a busy neighbour disturbs all alike.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import platform
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -61,7 +63,6 @@ def moves(panel: Any, count: int) -> list[tuple[str, Any]]:
 
 def answer(panel: Any, name: str, value: Any) -> float | None:
     """Move one control and time until the picture is there; None if it stood there already."""
-    torch.set_default_dtype(panel.precision)
     control = panel._inputs[name]
     if control.value == value:
         return None
@@ -73,10 +74,7 @@ def answer(panel: Any, name: str, value: Any) -> float | None:
 
 def measured(panels: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """Time the panels in turn, and return a row for each."""
-    plans = {}
-    for name, panel in panels.items():
-        torch.set_default_dtype(panel.precision)
-        plans[name] = moves(panel, count)
+    plans = {name: moves(panel, count) for name, panel in panels.items()}
     times: dict[str, list[float]] = {name: [] for name in panels}
     bare: dict[str, list[float]] = {name: [] for name in panels}
     for turn in range(count):
@@ -96,18 +94,29 @@ def measured(panels: dict[str, Any], count: int) -> list[dict[str, Any]]:
     ]
 
 
+def of_chapter(path: Path, count: int) -> list[dict[str, Any]]:
+    """Time the panels of one chapter, in a process of its own: chapters use the same names for different things."""
+    command = [sys.executable, __file__, "--chapter", str(path), "--count", str(count)]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    rows: list[dict[str, Any]] = json.loads(printed.splitlines()[-1])
+    return rows
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Time the answers of every panel.")
     parser.add_argument("--quick", action="store_true", help="few settings, nothing written")
-    quick = parser.parse_args().quick
-    panels = {}
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        torch.set_default_dtype(torch.float32)  # what each chapter starts with; chapter 02 goes on to another
-        for number, panel in enumerate(drive_panels.made_by(str(path)), 1):
-            panel.precision = torch.get_default_dtype()
-            panels[f"{path.stem[:2]}, panel {number}: {', '.join(panel.controls)}"] = panel
-    rows = measured(panels, 8 if quick else 60)
+    parser.add_argument("--chapter", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, default=60, help="moves of each panel")
+    given = parser.parse_args()
+    if given.chapter:
+        made = enumerate(drive_panels.made_by(str(given.chapter)), 1)
+        named = {f"{given.chapter.stem[:2]}, panel {k}: {', '.join(panel.controls)}": panel for k, panel in made}
+        print(json.dumps(measured(named, given.count)))
+        return
+    quick = given.quick
+    chapters = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    rows = [row for path in chapters for row in of_chapter(path, 8 if quick else given.count)]
     print(f"\n{'median':>8} {'1 in 20':>8} {'empty':>8}   milliseconds, {torch.get_num_threads()} threads")
     for row in rows:
         figures = "".join(f"{row[key]:8.1f} " for key in ("median_ms", "slowest_of_20_ms", "empty_figure_ms"))
