@@ -34,6 +34,33 @@ def full_gaussian(q: Distribution) -> MultivariateNormal:
     raise TypeError(f"The closed forms here are for Gaussians over one axis, not for {type(q).__name__}.")
 
 
+def water_filling(
+    variances: Float[Tensor, " x"], level: float | Float[Tensor, ""]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    r"""Return rate (nats) and squared error of a Gaussian source on its rate-distortion curve.
+
+    .. math:: R = \sum_i \max\big(0,\ \tfrac12 \log \tfrac{\lambda_i}{\theta}\big), \qquad
+              \delta = E|x - \hat x|^2 = \sum_i \min(\lambda_i,\ \theta)
+
+    No code of a Gaussian x with covariance of eigenvalues lambda has a smaller error at that rate. The linear VAE
+    with decoder noise s and weight beta reaches it, with the water at :math:`\theta = \beta s^2`: directions that
+    vary less than the water level are left out.
+
+    Args:
+        variances: lambda, the eigenvalues, all above 0.
+        level: theta, above 0.
+
+    Raises:
+        ValueError: if a variance or the level is not above 0.
+
+    Source: Cover and Thomas 2006, theorem 10.3.3 (reverse water-filling).
+    """
+    level = torch.as_tensor(level, dtype=variances.dtype)
+    if not (bool((variances > 0).all()) and bool(level > 0)):
+        raise ValueError("Variances and water level must be above 0.")
+    return 0.5 * (variances / level).log().clamp(min=0).sum(), variances.clamp(max=level).sum()
+
+
 class LinearEncoder(nn.Module):
     r"""A factorised guess at the posterior, :math:`q(z|x,y) = \mathcal N(E[x, y] + e, \mathrm{diag}\,v)`.
 

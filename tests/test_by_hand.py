@@ -9,11 +9,15 @@ import pytest
 import torch
 from lifting import ROOT, lift
 
-from cvae_lib import data
+from cvae_lib import data, evaluation
 from cvae_lib.conditioning import CrossAttention, conditioning
 from cvae_lib.conditions import AttributeCondition, CaptionCondition, Tokens, Vocabulary
+from cvae_lib.laboratory import water_filling
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.objective import elbo_terms
+from cvae_lib.objective import Linear, elbo_terms, kl_per_latent
+from cvae_lib.priors import ConditionalGaussian
+from cvae_lib.priors._gaussians import diagonal_gaussian
+from cvae_lib.training import seeded
 
 needs_03 = pytest.mark.skipif(not (ROOT / "notebooks/03_class_conditional_mnist.ipynb").exists(), reason="not built")
 
@@ -94,14 +98,19 @@ def test_chapter_04s_two_zero_layers_never_learn_and_one_does():
         assert bool((layer.outer.weight != 0).any()) == learns
 
 
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
-    """Return the script behind chapter 04's record as a module."""
-    spec = importlib.util.spec_from_file_location("where_y_goes", ROOT / "benchmarks" / "studies" / "where_y_goes.py")
+def study_called(name: str) -> ModuleType:
+    """Return the script behind a record as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / "studies" / f"{name}.py")
     assert spec and spec.loader
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # its dataclasses look there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    """Return the script behind chapter 04's record as a module."""
+    return study_called("where_y_goes")
 
 
 def test_chapter_04s_pairs_are_those_of_its_study(study):
@@ -151,3 +160,115 @@ def test_chapter_05s_parts_are_a_condition_that_can_be_missing():
     assert torch.equal(c.argmax(1), y) and (c.sum(1) == 1).all()
     hidden = parts(parts.drop(y, 1.0))
     assert (hidden == 0).all()
+
+
+needs_06 = pytest.mark.skipif(not (ROOT / "notebooks/06_learnable_priors.ipynb").exists(), reason="not built")
+CHAPTER_06 = "06_learnable_priors"
+
+
+@needs_06
+def test_chapter_06s_kl_is_the_librarys():
+    by_hand = lift(CHAPTER_06, "gaussian_kl")["gaussian_kl"]
+    m, v, mu, w = torch.randn(4, 7, 3)
+    q, p = (diagonal_gaussian(mean, log_variance) for mean, log_variance in ((m, v), (mu, w)))
+    torch.testing.assert_close(by_hand(m, v, mu, w), kl_per_latent(q, p))
+
+
+@needs_06
+def test_chapter_06s_moving_prior_is_the_librarys_and_starts_where_it_does():
+    mine, theirs = lift(CHAPTER_06, "MovingPrior")["MovingPrior"](3, 5), ConditionalGaussian(3, 5)
+    c = torch.randn(9, 5)
+    for random in (False, True):
+        if random:
+            torch.nn.init.normal_(mine.out.weight, std=3), torch.nn.init.normal_(mine.out.bias)
+            theirs.head.load_state_dict(mine.state_dict())
+        mean, log_variance = mine(c)
+        p = theirs(c, 9)
+        torch.testing.assert_close(mean, p.mean)
+        torch.testing.assert_close((0.5 * log_variance).exp(), p.stddev)
+        assert (log_variance.abs() <= 10).all() and bool((p.stddev == 1).all()) != random
+
+
+@needs_06
+def test_chapter_06s_mixture_and_vampprior_are_the_librarys():
+    chapter = lift(CHAPTER_06, "mixture_log_prob", "vamp_log_prob")
+    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (6,), "image_shape": (1, 3, 3), "components": 4}
+    y, z = torch.randint(0, 3, (9,)), torch.randn(9, 2)
+    mixture, vamp = (CVAE(CVAEConfig(prior=name, **settings)).eval() for name in ("mixture", "vamp"))
+    with torch.no_grad():
+        for parameter in (*mixture.parameters(), *vamp.parameters()):
+            parameter.normal_()
+        p = mixture.prior(y)
+        parts = p.component_distribution
+        mine = chapter["mixture_log_prob"](z, p.mixture_distribution.logits, parts.mean, parts.variance.log())
+        torch.testing.assert_close(mine, p.log_prob(z), atol=1e-4, rtol=1e-4)
+        mine = chapter["vamp_log_prob"](vamp.posterior, vamp.latent_prior.pseudo_images, z, y)
+        torch.testing.assert_close(mine, vamp.prior(y).log_prob(z), atol=1e-4, rtol=1e-4)
+
+
+@needs_06
+def test_chapter_06s_quadrant_and_leash_are_those_of_its_study():
+    study = study_called("learned_prior")
+    chapter = lift(CHAPTER_06, "Quadrant", "without_quadrant", "gaussian_kl", "leashed")
+    digits = data.strokes("test", count=20)
+    (mine, y), (theirs, own) = chapter["without_quadrant"](digits), study.quadrant(digits)
+    assert torch.equal(mine.images, theirs.images) and torch.equal(y, own) and mine.image_shape == (1, 28, 28)
+    assert (mine.images[:, :, 14:, :14] == 0).all()
+    torch.testing.assert_close(y.view(-1, 1, 14, 14), digits.pixels()[:, :, 14:, :14])
+    torch.testing.assert_close(mine.pixels()[:, :, :14], digits.pixels()[:, :, :14])
+    model = CVAE(CVAEConfig(prior="gaussian", latent_dim=3, hidden=(5,)), chapter["Quadrant"]())
+    torch.nn.init.normal_(model.latent_prior.head.out.weight)
+    bounds = []
+    for leashed in (chapter["leashed"], study.leashed):
+        torch.manual_seed(0)
+        bounds.append(leashed(model, mine.pixels(), y, strength=0.5))
+    torch.testing.assert_close(*bounds)
+
+
+CHAPTER_08 = "08_rate_distortion"
+needs_08 = pytest.mark.skipif(not (ROOT / f"notebooks/{CHAPTER_08}.ipynb").exists(), reason="not built")
+
+
+@needs_08
+@pytest.mark.parametrize("classes", [0, 10])
+def test_chapter_08s_rate_and_distortion_are_the_librarys(classes):
+    by_hand = lift(CHAPTER_08, "rate_and_distortion")["rate_and_distortion"]
+    model = CVAE(CVAEConfig(num_classes=classes, latent_dim=3, hidden=(9,))).eval()
+    images = data.strokes("test", count=50)
+    found = evaluation.rate_distortion(model, images, pixels="threshold", seed=4)
+    y = images.labels if classes else None
+    with torch.no_grad(), seeded(4, torch.device("cpu")):
+        rate, distortion = by_hand(model, images.pixels(mode="threshold"), y)
+    assert rate == pytest.approx(found.rate.mean, rel=1e-4)
+    assert distortion == pytest.approx(found.distortion.mean, rel=1e-5)
+
+
+@needs_08
+@pytest.mark.parametrize("level", [0.05, 0.9, 3.0, 50.0])
+def test_chapter_08s_water_is_the_librarys(level):
+    by_hand = lift(CHAPTER_08, "water_filling")["water_filling"]
+    spread = torch.rand(7).double() * 5 + 0.01
+    for mine, theirs in zip(by_hand(spread, level), water_filling(spread, level), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@needs_08
+def test_chapter_08s_gap_is_the_librarys():
+    by_hand = lift(CHAPTER_08, "information", "gap")["gap"]
+    codes, factor = torch.randn(3000, 4), torch.rand(3000)
+    codes[:, 1] += 8 * factor
+    codes[:, 2] += 2 * factor
+    theirs = evaluation.mutual_information_gap(codes, {"factor": factor})
+    assert by_hand(codes, factor).item() == pytest.approx(theirs.mig, abs=1e-3)
+    assert theirs.mig > 0.1
+
+
+@needs_08
+def test_chapter_08s_models_are_those_of_its_study():
+    study = study_called("rate_distortion")
+    space = lift(CHAPTER_08, "betas", "recorded", "FACTORS", "factor_betas")
+    assert space["recorded"] == study.BETAS and set(space["betas"]) <= set(study.BETAS)
+    assert space["FACTORS"] == study.FACTORS and space["factor_betas"] == study.FACTOR_BETAS
+    source = (ROOT / "authoring" / "notebooks" / f"{CHAPTER_08}.py").read_text(encoding="utf-8")
+    assert f"steps={study.STEPS}" in source and f"steps={study.FACTOR_STEPS}" in source
+    assert study.rising(30, 940) == Linear(564, 1.0, 30.0) and study.rising(0.3, 940) == 0.3

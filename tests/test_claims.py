@@ -28,8 +28,8 @@ def printed(chapter: str) -> str:
     return "\n".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
 
 
-def number(pattern: str, text: str) -> float:
-    match = re.search(pattern, text)
+def number(pattern: str, text: str, flags: int = 0) -> float:
+    match = re.search(pattern, text, flags)
     assert match, f"nothing printed matches {pattern!r}"
     return float(match[1])
 
@@ -186,3 +186,157 @@ def test_chapter_05_the_more_it_is_told_the_more_likely_the_image():
     for what in ("label and numbers", "nothing"):
         cost, error = re.findall(rf"only ever told {what} .* it costs ([-\d.]+) ± ([\d.]+) nats more", text)[0]
         assert float(cost) > 3 * float(error)
+
+
+def test_chapter_06_with_labels_a_moving_gaussian_gains_no_more_than_another_seed_and_a_mixture_does():
+    found = runs("learned_prior")
+    fixed = [run["digit_standard_nll"] for run in found]
+    gains = [run["digit_gaussian_gap"] for run in found]
+    assert sum(gains) / len(gains) < max(fixed) - min(fixed)  # no claim
+    for run in found:
+        assert 0.3 < run["digit_gaussian_gap"] < 1.3  # "half a nat to one"
+        assert 1.4 < run["digit_mixture_gap"] < 2.1  # "one and a half to two"
+        assert run["digit_mixture_gap"] > max(run["digit_vamp_gap"] + 0.5, run["digit_still_gap"] + 0.8)
+        assert run["digit_standard_control"] + 0.04 < run["digit_gaussian_control"] < run["digit_mixture_control"]
+        assert run["digit_vamp_rate"] == min(run[f"digit_{prior}_rate"] for prior in ("standard", "mixture", "vamp"))
+
+
+def test_chapter_06_with_a_corner_a_moving_mixture_pays_beyond_the_spread():
+    found = runs("learned_prior")
+    assert len(found) >= 3
+    for prior, least in (("mixture", 2.8), ("alone", 1.0)):
+        gains = [run[f"quadrant_{prior}_gap"] for run in found]
+        mean = sum(gains) / len(gains)
+        spread = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1))
+        assert mean > 3 * spread and min(gains) > least
+        assert all(run[f"quadrant_{prior}_gap"] > 5 * run[f"quadrant_{prior}_gap_standard_error"] for run in found)
+    for run in found:
+        assert run["quadrant_mixture_gap"] > run["digit_mixture_gap"] + 0.8
+        assert 0.3 < run["quadrant_gaussian_gap"] < 1.3 and abs(run["quadrant_still_gap"]) < 0.6
+        assert (
+            run["quadrant_standard_rate"] < 11 < 16 < run["digit_standard_rate"]
+        )  # the rate does not tell where it pays
+        assert 3.5 < run["quadrant_alone_rate"] - run["quadrant_standard_rate"] < 4.5
+        assert run["quadrant_alone_parameters"] < 0.87 * run["quadrant_standard_parameters"]
+
+
+def test_chapter_06_with_few_images_the_prior_learns_them_by_heart_and_the_leash_helps():
+    found = runs("learned_prior")
+    for run in found:
+        apart = {name: run[f"few_{name}_rate"] - run[f"few_{name}_training_rate"] for name in FEW}
+        assert apart["standard"] < 1.7 and min(apart["gaussian"], apart["alone"]) > 3.2
+        assert apart["alone_leash"] < apart["alone"] - 0.8 and apart["alone_early"] < apart["alone"] - 0.8
+        assert run["few_alone_leash_rate"] > run["few_alone_rate"]  # "It does not even bring the test rate down"
+        assert abs(run["few_gaussian_leash_gap"]) < 1  # "back to about where the fixed prior is"
+        assert run["few_alone_gap"] > 6 and 5.5 < run["few_alone_leash_gap"] - run["few_alone_gap"] < 7.5
+        assert 1 < run["few_alone_early_gap"] - run["few_alone_gap"] < 4
+        assert run["few_gaussian_widest"] > 6 < run["few_alone_widest"]
+        assert run["few_gaussian_leash_widest"] < 4 > run["few_alone_leash_widest"]
+    assert sum(run["few_gaussian_gap"] < -2 for run in found) == 2 and len(found) == 3  # "in two of three runs"
+
+
+FEW = ("standard", "gaussian", "alone", "alone_leash", "alone_early")
+
+
+def test_chapter_06_prints_what_its_prose_says():
+    text = printed("06_learnable_priors")
+    moving, fixed = (number(rf"^{which} +prior: ELBO (-[\d.]+)", text, re.M) for which in ("moving", "fixed"))
+    assert moving == pytest.approx(fixed, abs=2e-3)
+    split = r"^{} +rate [\d.]+ = information ([\d.]+) \+ mismatch ([\d.]+)"
+    parts = {name: re.search(split.format(name), text, re.M) for name in ("standard", "gaussian", "mixture", "vamp")}
+    information, mismatch = ({name: float(match[i]) for name, match in parts.items() if match} for i in (1, 2))
+    assert max(information.values()) - min(information.values()) < 0.25
+    assert all(mismatch[name] < 0.6 * mismatch["standard"] for name in ("gaussian", "mixture", "vamp"))
+    source = r"^{} +read as asked, +z from the prior ([\d.]+) +z from the aggregate ([\d.]+)"
+    read = {name: re.search(source.format(name), text, re.M) for name in ("standard", "gaussian", "mixture")}
+    prior, aggregate = ({name: float(match[i]) for name, match in read.items() if match} for i in (1, 2))
+    assert min(aggregate.values()) > 0.97 and max(aggregate.values()) - min(aggregate.values()) < 0.01
+    assert prior["standard"] + 0.04 < prior["gaussian"] < prior["mixture"] - 0.03
+    assert "raw, loose: The loss became nan at step 1" in text
+    assert number(r"raw, careful: sigma up to (\d+)", text) == round(math.exp(5))
+    assert number(r"scaled, loose: sigma up to (\d+)", text) < 10
+
+
+DIAL = (0.1, 1, 3, 10, 20, 30, 40)
+
+
+def test_chapter_08_the_slope_between_two_neighbours_lies_between_their_betas():
+    for run in runs("rate_distortion"):
+        for model in ("vae", "cvae"):
+            places = [(run[f"{model}_{beta:g}_R"], run[f"{model}_{beta:g}_D"]) for beta in DIAL]
+            for i in range(len(DIAL) - 1):
+                (rate_2, distortion_2), (rate_1, distortion_1) = places[i : i + 2]
+                assert rate_1 < rate_2 and distortion_1 > distortion_2
+                assert DIAL[i] <= (distortion_1 - distortion_2) / (rate_2 - rate_1) <= DIAL[i + 1]
+            assert min(DIAL, key=lambda beta: run[f"{model}_{beta:g}_R"] + run[f"{model}_{beta:g}_D"]) == 1
+
+
+def test_chapter_08_what_y_buys():
+    for run in runs("rate_distortion"):
+        costs = {
+            beta: [run[f"{model}_{beta:g}_D"] + beta * run[f"{model}_{beta:g}_R"] for model in ("vae", "cvae")]
+            for beta in DIAL
+        }
+        saved = {beta: (vae - cvae) / beta for beta, (vae, cvae) in costs.items()}
+        assert list(saved.values()) == sorted(saved.values(), reverse=True)
+        assert saved[40] < 1 and 1.7 < saved[20] < 1.9 < math.log(10) < saved[10] < 2.8 and 3.9 < saved[1] < 5.4
+        assert run["vae_40_D"] - run["cvae_40_D"] > 30  # "over 30 nats"
+        assert run["cvae_10_R"] < run["vae_10_R"] and run["cvae_10_D"] < run["vae_10_D"]  # "less of both"
+
+
+def test_chapter_08_silence_comes_where_the_correlations_say():
+    for run in runs("rate_distortion"):
+        assert run["vae_40_R"] < 0.005 and abs(run["vae_40_D"] - 206) < 1 and abs(run["cvae_40_D"] - 172.9) < 3
+        loud, quiet = ([run[f"cvae_40_R_of_{digit}"] for digit in some] for some in ((0, 1, 5, 6), (2, 3, 4, 7, 8)))
+        assert min(loud) > 0.04 > 0.025 > run["cvae_40_R_of_9"] > max(quiet)
+        assert run["vae_30_active"] >= 1 and 0.05 < run["vae_30_R"] < 0.09  # "active", and 0.07 nats
+        assert run["vae_30_cold_R"] < run["vae_30_R"] / 2 and run["cvae_30_cold_R"] < run["cvae_30_R"] / 10
+
+
+def test_chapter_08_drawings_along_the_dial():
+    for run in runs("rate_distortion"):
+        control = {beta: run[f"cvae_{beta:g}_control"] for beta in DIAL}
+        assert min(control[3], control[10]) > max(control[beta] for beta in (0.1, 1, 20, 30, 40))
+        varied = [run[f"cvae_{beta:g}_diversity"] for beta in DIAL]
+        assert varied == sorted(varied, reverse=True) and varied[-1] < 0.1
+        assert 0.8 < control[1] < 0.86 and control[3] > 0.9 and control[0.1] < 0.4 and control[40] < 0.45
+        assert run["vae_40_legible"] > 0.99
+        for beta in (10, 20):
+            for model in ("vae", "cvae"):
+                assert 1.05 < run[f"{model}_{beta}_R"] / run[f"{model}_{beta}_I_upper"] < 1.3
+
+
+def test_chapter_08_prints_what_its_prose_says():
+    text = printed("08_rate_distortion")
+    off = [float(value) for value in re.findall(r"above theory by (\S+)", text)]
+    assert len(off) == 10 and max(map(abs, off)) < 1e-6
+    assert re.findall(r" (yes|NO)\b", text) == ["yes"] * 12
+    assert number(r"VAE: z is silent above beta ([\d.]+)", text) == pytest.approx(32.4, abs=0.05)
+    assert number(r"D_0 ([\d.]+) nats", text) == pytest.approx(206.0, abs=0.1)
+    for name in ("VAE", "CVAE"):
+        live = {
+            float(beta): (float(rate), float(distortion))
+            for beta, rate, distortion in re.findall(
+                rf"^ *{name}, beta ([\d.]+) *: rate ([\d.]+) ± [\d.]+, distortion ([\d.]+)", text, re.M
+            )
+        }
+        assert len(live) == 4
+        for beta, (rate, distortion) in live.items():
+            recorded = records.load("rate_distortion")
+            cost = records.band(recorded, f"{name.lower()}_{beta:g}_D").mean
+            cost += beta * records.band(recorded, f"{name.lower()}_{beta:g}_R").mean
+            assert distortion + beta * rate == pytest.approx(cost, rel=0.02)
+
+
+def test_chapter_08_beta_and_disentanglement():
+    for run in runs("rate_distortion"):
+        mig = {beta: run[f"factors_{beta}_mig"] for beta in (1, 2, 4, 8, 16)}
+        assert max(mig[1], mig[2]) < min(mig[4], mig[8]) < max(mig.values()) < 0.1 and mig[16] < 0.01
+        for beta in (4, 8):
+            assert run[f"factors_{beta}_rising_mig"] < mig[beta]
+            cost = [run[f"factors_{beta}{how}_D"] + beta * run[f"factors_{beta}{how}_R"] for how in ("", "_rising")]
+            assert cost[1] < cost[0] and (beta == 4 or cost[0] - cost[1] > 2)
+        assert run["factors_16_R"] < 0.03 and run["factors_16_r2_slant"] > 0.7  # "a hair"
+        for beta in (1, 8):
+            found = sum(run[f"factors_{beta}_r2_{name}"] for name in ("thickness", "slant", "x", "y")) / 4
+            assert 0.6 < found < 0.8

@@ -18,8 +18,8 @@ from cvae_lib.evaluation import (
     mean_and_error,
     mutual_information,
 )
-from cvae_lib.evaluation import collapse as collapse_module
 from cvae_lib.evaluation import information as information_module
+from cvae_lib.evaluation import terms as terms_module
 from cvae_lib.evaluation._examples import examples, ring, ring_estimate
 from cvae_lib.model import CVAE, CVAEConfig
 
@@ -455,9 +455,9 @@ def test_a_continuous_y_leaves_the_information_out_unless_grouped():
 
 
 def test_a_rate_that_does_not_split_by_latent_is_shown_whole(monkeypatch):
-    original = collapse_module.elbo_terms
+    original = terms_module.elbo_terms
     monkeypatch.setattr(
-        collapse_module,
+        terms_module,
         "elbo_terms",
         lambda *a: original(*a)._replace(kl=original(*a).kl.sum(1, keepdim=True)),
     )

@@ -16,6 +16,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from cvae_lib.conditioning import conditioning
 from cvae_lib.conditions import AttributeCondition, CaptionCondition, Vocabulary, masked_mean
 from cvae_lib.evaluation import calibration
+from cvae_lib.laboratory import LinearEncoder, LinearGaussian, full_gaussian
 from cvae_lib.likelihoods import GaussianPixels
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms, log_importance_weights
@@ -23,6 +24,7 @@ from cvae_lib.objective import elbo_terms, log_importance_weights
 ROOT = Path(__file__).resolve().parent.parent
 GRID = torch.linspace(-9, 9, 3001, dtype=torch.float64)
 STEP = math.log(float(GRID[1] - GRID[0]))
+STEP_SIZE = math.exp(STEP)
 EVERY_IMAGE = torch.tensor(
     [[[[a, b], [c, d]]] for a in (0, 1) for b in (0, 1) for c in (0, 1) for d in (0, 1)], dtype=torch.float64
 )  # (16, 1, 2, 2)
@@ -476,3 +478,273 @@ def test_equation_5_5_dropping_mixes_four_losses_in_these_shares():
     shares = torch.tensor([(1 - p) ** 2, p * (1 - p), p * (1 - p), p**2])
     found = torch.bincount(which, minlength=4) / rows
     assert ((found - shares).abs() < 4 * (shares * (1 - shares) / rows).sqrt()).all()
+
+
+CHAPTER_06 = "06_learnable_priors"
+
+
+def test_equation_6_1_is_the_kl_of_torch_and_of_a_quadrature():
+    gaussian_kl = lift(CHAPTER_06, "gaussian_kl")["gaussian_kl"]
+    m, v, mu, w = torch.randn(4, 6, dtype=torch.float64)
+    q, p = Normal(m, (0.5 * v).exp()), Normal(mu, (0.5 * w).exp())
+    torch.testing.assert_close(gaussian_kl(m, v, mu, w), kl_divergence(q, p))
+    grid = torch.linspace(-40, 40, 200_001).double()[:, None]
+    integrand = q.log_prob(grid).exp() * (q.log_prob(grid) - p.log_prob(grid))
+    torch.testing.assert_close(gaussian_kl(m, v, mu, w), torch.trapezoid(integrand, grid, dim=0), atol=1e-7, rtol=0)
+
+
+@pytest.fixture
+def heap() -> Normal:
+    """Forty posteriors of one latent in two clusters, no Gaussian together."""
+    means = torch.cat([torch.randn(25) * 0.5 + 1.5, torch.randn(15) * 0.3 - 1]).double()
+    return Normal(means, 0.2 + 0.5 * torch.rand(40).double())
+
+
+def test_equation_6_2_splits_the_rate_whatever_the_prior(heap):
+    grid = torch.linspace(-25, 25, 100_001).double()
+    each = heap.log_prob(grid[:, None])  # (G, N)
+    aggregate = each.exp().mean(1)
+    log_aggregate = aggregate.clamp_min(1e-300).log()
+    information = torch.trapezoid(each.exp() * (each - log_aggregate[:, None]), grid, dim=0).mean()
+    for mean, scale in ((0.0, 1.0), (2.0, 3.0), (-1.0, 0.7)):
+        p = Normal(torch.tensor(mean).double(), scale)
+        mismatch = torch.trapezoid(aggregate * (log_aggregate - p.log_prob(grid)), grid)
+        assert mismatch > 0
+        torch.testing.assert_close(information + mismatch, kl_divergence(heap, p).mean(), atol=1e-8, rtol=0)
+
+
+def test_equation_6_3_no_other_gaussian_is_cheaper(heap):
+    mu = heap.mean.mean()
+    sigma = (heap.variance + (heap.mean - mu) ** 2).mean().sqrt()
+    least = kl_divergence(heap, Normal(mu, sigma)).mean()
+    for _ in range(200):
+        other = Normal(mu + 0.3 * torch.randn(()).double(), sigma * (0.3 * torch.randn(()).double()).exp())
+        assert kl_divergence(heap, other).mean() > least
+    draws = heap.sample((200_000,))  # the aggregate's own moments
+    assert abs(draws.mean() - mu) < 5e-3 and abs(draws.std() - sigma) < 5e-3
+
+
+def test_equation_6_4_a_fixed_prior_gives_the_same_bound_and_likelihood():
+    absorbed = lift(CHAPTER_06, "Absorbed")["Absorbed"]
+    torch.manual_seed(4)
+    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (6,), "image_shape": (1, 2, 2), "prior": "gaussian"}
+    model = CVAE(CVAEConfig(**settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    x, y = EVERY_IMAGE.float(), torch.arange(16) % 3
+    twin = absorbed(model)
+    assert (twin.prior(y).mean == 0).all() and (twin.prior(y).stddev == 1).all()
+    found = []
+    for one in (model, twin):
+        torch.manual_seed(0)
+        terms = elbo_terms(one, x, y)
+        torch.manual_seed(0)
+        found.append((terms.rate, terms.log_likelihood, log_importance_weights(one, x, y, 7)))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=1e-4)
+
+
+def test_equation_6_5_is_a_density_and_torchs_mixture():
+    by_hand = lift(CHAPTER_06, "mixture_log_prob")["mixture_log_prob"]
+    logits, mean, log_variance = torch.randn(3, 4), 2 * torch.randn(3, 4, 1), torch.randn(3, 4, 1)
+    grid = torch.linspace(-30, 30, 20_001)
+    for row in range(3):
+        part = (logits[row : row + 1], mean[row : row + 1], log_variance[row : row + 1])
+        density = by_hand(grid[:, None], *(p.expand(len(grid), *p.shape[1:]) for p in part)).exp()
+        assert torch.trapezoid(density, grid).item() == pytest.approx(1, abs=1e-4)
+        weights = part[0].softmax(1)[0]
+        straight = sum(
+            weights[j] * Normal(part[1][0, j, 0], (0.5 * part[2][0, j, 0]).exp()).log_prob(grid).exp() for j in range(4)
+        )
+        torch.testing.assert_close(density, straight, atol=1e-5, rtol=1e-4)
+
+
+def test_equation_6_6_over_the_whole_data_is_the_aggregate_posterior_which_leaves_no_mismatch(tiny):
+    by_hand = lift(CHAPTER_06, "vamp_log_prob")["vamp_log_prob"]
+    y = torch.ones(16, dtype=torch.int64)
+    q = tiny.posterior(EVERY_IMAGE, y)
+    z = GRID[:, None].expand(-1, 1)
+    with torch.no_grad():
+        prior = by_hand(tiny.posterior, EVERY_IMAGE, z, torch.ones(len(z), dtype=torch.int64))
+        each = q.base_dist.log_prob(GRID[:, None, None])[..., 0]  # (G, 16)
+        torch.testing.assert_close(prior.exp(), each.exp().mean(1))
+        rate = ((each.exp() * (each - prior[:, None])).sum(0) * STEP_SIZE).mean()
+        information = ((each.exp() * (each - each.exp().mean(1).log()[:, None])).sum(0) * STEP_SIZE).mean()
+    torch.testing.assert_close(rate, information)
+
+
+def test_equation_6_7_the_leash_costs_what_torch_says_and_nothing_at_the_standard_normal():
+    chapter = lift(CHAPTER_06, "gaussian_kl", "leashed")
+    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (6,), "image_shape": (1, 2, 2), "prior": "gaussian"}
+    model, x, y = CVAE(CVAEConfig(**settings)).eval(), EVERY_IMAGE.float(), torch.arange(16) % 3
+    for moved in (False, True):
+        if moved:
+            torch.nn.init.normal_(model.latent_prior.head.out.weight)
+        p, standard = model.prior(y), Normal(torch.zeros(2), torch.ones(2))
+        bounds = []
+        for strength in (0.0, 0.7):
+            torch.manual_seed(0)
+            bounds.append(chapter["leashed"](model, x, y, strength=strength))
+        away = kl_divergence(p.base_dist, standard).sum(1)
+        torch.testing.assert_close(bounds[0] - bounds[1], 0.7 * away, atol=1e-5, rtol=1e-4)
+        torch.manual_seed(0)
+        torch.testing.assert_close(bounds[0], elbo_terms(model, x, y).elbo)
+        assert bool((away > 0.01).any()) == moved
+
+
+# --- chapter 08 ---------------------------------------------------------------------------------------------
+
+
+def test_equation_8_1_rate_and_distortion_add_up_to_the_average_log_weight(tiny):
+    y = torch.arange(16) % 3
+    by_hand = lift("08_rate_distortion", "rate_and_distortion")["rate_and_distortion"]
+    with torch.no_grad():
+        draws = torch.tensor([by_hand(tiny, EVERY_IMAGE, y) for _ in range(3000)]).double()
+        weights = log_importance_weights(tiny, EVERY_IMAGE, y, 3000).mean(1)  # (3000,)
+    assert draws[:, 0].std() < 1e-6  # the rate has a closed form
+    error = (draws.sum(1).var() + weights.var()).sqrt() / 3000**0.5
+    assert abs(draws.sum(1).mean() + weights.mean()) < 4 * error
+
+
+def test_equation_8_2_information_lies_between_entropy_less_distortion_and_rate():
+    tight = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        model = LinearGaussian(3, 2, 0, LinearEncoder(3, 0, 2)).requires_grad_(False)
+        root = torch.randn(3, 3).double()
+        data = MultivariateNormal(torch.randn(3).double(), root @ root.T + 0.1 * torch.eye(3))
+        encode, shift = model.encoder.mean.weight, model.encoder.mean.bias
+        noise = torch.diag(model.encoder.log_variance.exp())
+        # x and z are jointly Gaussian, so information, aggregate and rate have closed forms.
+        aggregate = MultivariateNormal(encode @ data.mean + shift, encode @ data.covariance_matrix @ encode.T + noise)
+        information = 0.5 * (torch.logdet(aggregate.covariance_matrix) - torch.logdet(noise))
+        prior = full_gaussian(model.prior(batch=1))
+        misfit = kl_divergence(aggregate, MultivariateNormal(prior.mean[0], prior.covariance_matrix[0]))
+        x = data.sample((200_000,))
+        rates = kl_divergence(full_gaussian(model.posterior(x)), prior.expand(torch.Size((len(x),))))
+        distortion = -model.elbo(x) - rates
+        assert abs(rates.mean() - information - misfit) < 5 * rates.std() / len(x) ** 0.5
+        tight.append(float(information - data.entropy() + distortion.mean()))
+        assert tight[-1] > -5 * float(distortion.std()) / len(x) ** 0.5
+    assert min(tight) < 5  # the bound is not idle
+
+
+def test_equation_8_3_the_best_of_a_beta_has_slope_minus_beta():
+    fill = lift("08_rate_distortion", "water_filling")["water_filling"]
+    spread = torch.tensor([4.0, 1.7, 0.6, 0.2]).double()
+    levels = torch.logspace(-2, 1, 20_001).double()
+    curve = torch.stack([torch.stack(fill(spread, level)) for level in levels[::10]])  # (2001, 2)
+    rate, distortion = curve[:, 0], curve[:, 1] / 2
+    for beta in (0.1, 0.5, 1.0, 3.0):
+        best = int((distortion + beta * rate).argmin())
+        slope = (distortion[best + 1] - distortion[best - 1]) / (rate[best + 1] - rate[best - 1])
+        assert slope.item() == pytest.approx(-beta, rel=0.01)
+
+
+def test_equation_8_4_descent_finds_the_water_level():
+    space = lift("08_rate_distortion", "water_filling", "linear_terms", "linear_vae")
+    for seed, beta in ((0, 0.3), (1, 0.8), (2, 2.0)):
+        torch.manual_seed(seed)
+        root = torch.randn(6, 6).double()
+        covariance = root @ root.T / 2
+        rate, distortion = space["linear_vae"](covariance, beta)
+        eigenvalues = torch.linalg.eigvalsh(covariance)
+        best_rate, best_error = space["water_filling"](eigenvalues, beta)
+        assert rate.sum().item() == pytest.approx(best_rate.item(), abs=1e-3)
+        assert distortion == pytest.approx(best_error.item() / 2 + 3 * math.log(2 * math.pi), abs=1e-3)
+        assert int((rate > 1e-3).sum()) == int((eigenvalues > beta).sum())
+
+
+def test_equation_8_5_what_y_saves_is_between_nothing_and_its_information():
+    fill = lift("08_rate_distortion", "water_filling")["water_filling"]
+    for seed in range(30):
+        torch.manual_seed(seed)
+        loads, root = torch.randn(5, 2).double(), torch.randn(5, 5).double()
+        told = root @ root.T / 5
+        eigenvalues = [torch.linalg.eigvalsh(covariance) for covariance in (told + loads @ loads.T, told)]
+        most = 0.5 * float(eigenvalues[0].log().sum() - eigenvalues[1].log().sum())
+        savings = []
+        for beta in torch.logspace(-6, 2, 30).double():
+            costs = [error / 2 + beta * rate for rate, error in (fill(spread, beta) for spread in eigenvalues)]
+            savings.append(float((costs[0] - costs[1]) / beta))
+        assert min(savings) > -1e-9 and max(savings) < most + 1e-9
+        assert savings[0] == pytest.approx(most, rel=1e-3) or eigenvalues[1][0] < 1e-5
+
+
+def test_equation_8_6_the_slope_between_two_best_models_lies_between_their_betas():
+    fill = lift("08_rate_distortion", "water_filling")["water_filling"]
+    spread = torch.tensor([4.0, 1.7, 0.6, 0.2]).double()
+    betas = (0.05, 0.1, 0.4, 1.0, 1.5, 3.0)
+    points = [(float(rate), float(error) / 2) for rate, error in (fill(spread, beta) for beta in betas)]
+    for i in range(len(betas) - 1):
+        (rate_2, distortion_2), (rate_1, distortion_1) = points[i : i + 2]
+        assert betas[i] <= (distortion_1 - distortion_2) / (rate_2 - rate_1) <= betas[i + 1]
+
+
+def test_equation_8_7_is_the_best_that_a_decoder_without_z_can_do():
+    left_end = lift("08_rate_distortion", "left_end")["left_end"]
+    x = (torch.rand(400, 7) < torch.rand(7)).float()
+    found = left_end(x.mean(0), x.T @ x / len(x))[0]
+    logits = torch.zeros(7, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = (
+            torch.nn.functional.binary_cross_entropy_with_logits(logits.expand_as(x), x, reduction="none").sum(1).mean()
+        )
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    assert found == pytest.approx(loss().item(), rel=1e-4)
+
+
+def test_equation_8_8_silence_is_stable_just_above_the_largest_eigenvalue_and_not_below():
+    left_end = lift("08_rate_distortion", "left_end")["left_end"]
+    torch.manual_seed(1)
+    hidden = torch.randn(3000, 1)
+    x = (torch.rand(3000, 8) < torch.sigmoid(1.5 * hidden * torch.randn(8) + torch.randn(8))).double()
+    mean, second = x.mean(0), x.T @ x / len(x)
+    nothing, eigenvalues = left_end(mean, second)
+    critical = float(eigenvalues[0])
+    assert 1.5 < critical < 8
+    scatter = mean * (1 - mean)
+    covariance = second - torch.outer(mean, mean)
+    correlation = covariance / torch.outer(scatter, scatter).sqrt()
+    direction = torch.linalg.eigh(correlation)[1][:, -1] / scatter.sqrt()
+    nodes = torch.linspace(-6, 6, 241).double()
+    weights = Normal(0.0, 1.0).log_prob(nodes).exp()
+    weights = weights / weights.sum()
+
+    def objective(beta: float, size: float) -> float:
+        # The best encoder for a faint linear decoder, and D + beta R with the integral over z done on a grid.
+        W = size * direction
+        variance = beta / (beta + size**2)
+        means = (x - mean) @ W * variance / beta
+        z = means[:, None] + variance**0.5 * nodes  # (N, G)
+        logits = torch.log(mean / (1 - mean)) + z[..., None] * W  # (N, G, 8)
+        pixels = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, x[:, None].expand_as(logits), reduction="none"
+        ).sum(-1)
+        rate = 0.5 * (means**2 + variance - 1 - math.log(variance))
+        return float(((pixels * weights).sum(1) + beta * rate).mean())
+
+    # The intercepts shift a little with z; only the sign of the change against silence is asked for.
+    assert objective(0.8 * critical, 0.15) < nothing < objective(1.2 * critical, 0.15)
+    # And in the Gaussian model that (8.8) stands for, the rate is that of the water level.
+    fill = lift("08_rate_distortion", "water_filling")["water_filling"]
+    for beta in (0.5, 1.0, 2.0):
+        expected = 0.5 * (eigenvalues / beta).log().clamp(min=0).sum()
+        assert fill(eigenvalues, beta)[0].item() == pytest.approx(expected.item())
+
+
+def test_equation_8_9_is_the_gap_between_the_two_best_tellers():
+    gap = lift("08_rate_distortion", "information", "gap")["gap"]
+    rho, count = torch.tensor([0.9, 0.5, 0.0]), 100_000
+    factor = torch.randn(count)
+    codes = rho * factor[:, None] + (1 - rho**2).sqrt() * torch.randn(count, 3)
+    # Informations of Gaussians, over the entropy of twenty bins.
+    exact = -0.5 * (1 - rho**2).log()
+    assert gap(codes, factor).item() == pytest.approx(float(exact[0] - exact[1]) / math.log(20), abs=0.02)

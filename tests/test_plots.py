@@ -1,11 +1,13 @@
 """Pictures: the right pixels in the right place, alt text, and the same bytes twice."""
 
 import io
+import math
 import re
 
 import matplotlib.image
 import pytest
 import torch
+from torch.distributions import Independent, Normal
 
 from cvae_lib import plots
 from cvae_lib.plots.images import mosaic
@@ -95,6 +97,44 @@ def test_a_word_map_writes_its_numbers_where_they_belong():
     assert [label.get_text() for label in first.get_xticklabels()] == ["a", "seven"]
     with pytest.raises(ValueError, match="3 rows and 1 columns"):
         plots.word_maps({"one": table}, ["a"], ["x", "y", "z"], "A table that does not fit.")
+
+
+def test_a_prior_map_has_its_dots_and_the_contours_of_its_prior():
+    draws = 0.5 * torch.randn(50, 2) + 1
+    standard = Independent(Normal(torch.zeros(1, 2), torch.ones(1, 2)), 1)
+    picture = plots.prior_maps({"a": (draws, standard), "b": (draws, standard)}, "Maps.", reach=4)
+    assert [axes.get_title() for axes in picture.figure.axes] == ["a", "b"]
+    axes = picture.figure.axes[0]
+    assert axes.lines[0].get_xydata() == pytest.approx(draws.numpy())
+    (contours,) = (artist for artist in axes.collections if hasattr(artist, "levels"))
+    for level, path in zip(contours.levels, contours.get_paths(), strict=True):
+        radii = torch.from_numpy(path.vertices).norm(dim=1)  # exp(-r^2 / 2) is the level
+        torch.testing.assert_close(radii, torch.full_like(radii, math.sqrt(-2 * math.log(level))), atol=0.02, rtol=0)
+    with pytest.raises(ValueError, match="at least one panel"):
+        plots.prior_maps({}, "Nothing.")
+
+
+def test_the_plane_draws_curves_dots_and_lines_of_the_slope_asked_for():
+    curves = {"a": [(47.0, 71.0), (22.0, 82.0), (4.0, 146.0)], "b": [(43.0, 69.0), (3.0, 120.0)]}
+    picture = plots.rate_distortion_plane(
+        curves, "Two falling curves.", dots={"b": [(10.0, 100.0)]}, labels={"a": ["x"]}, tangents=[(22, 82, 3.0, "t")]
+    )
+    (axes,) = picture.figure.axes
+    first, second, dot, tangent = axes.lines
+    assert [tuple(point) for point in first.get_xydata()] == curves["a"]
+    assert [tuple(point) for point in second.get_xydata()] == curves["b"]
+    assert tuple(dot.get_xydata()[0]) == (10, 100) and dot.get_color() == second.get_color()
+    (left, right), (high, low) = tangent.get_data()
+    assert (high - low) / (right - left) == pytest.approx(3) and high - 3 * (22 - left) == pytest.approx(82)
+    assert [text.get_text() for text in axes.texts] == ["x"]
+    assert axes.get_xlim() == (left, right)
+
+
+def test_the_plane_refuses_what_it_cannot_place():
+    with pytest.raises(ValueError, match="at least one curve"):
+        plots.rate_distortion_plane({}, "Nothing.")
+    with pytest.raises(ValueError, match="name curves that are there"):
+        plots.rate_distortion_plane({"a": [(1.0, 2.0)]}, "One.", dots={"b": [(1.0, 2.0)]})
 
 
 # --- colours that everyone can tell apart -------------------------------------------------------------------

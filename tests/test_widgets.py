@@ -5,6 +5,7 @@ import itertools
 import re
 import subprocess
 import sys
+import time
 from typing import Any
 
 import drive_panels
@@ -63,6 +64,15 @@ def reader() -> CVAE:
     return CVAE(CVAEConfig(latent_dim=3, hidden=(9,), condition="caption", words=words, caption_length=3)).eval()
 
 
+@pytest.fixture(scope="module")
+def curves() -> tuple[dict[str, list[widgets.Stop]], torch.Tensor]:
+    """Three stops of one model and two of another, with four pictures each."""
+    images = torch.rand(3, 5, 4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    places = [(0.1, 47.0, 71.0), (1.0, 22.0, 82.0), (10.0, 4.0, 146.0), (0.1, 43.0, 69.0), (10.0, 3.0, 120.0)]
+    stops = [widgets.Stop(*place, images[0, i], images[1, i]) for i, place in enumerate(places)]
+    return {"VAE": stops[:3], "CVAE": stops[3:]}, images[2, 0]
+
+
 def drive(panel: Panel) -> list[plots.Picture]:
     """Draw with each control alone over its whole range, and with all of them at their ends at once."""
     asked = [panel.start() | {name: value} for name, control in panel.controls.items() for value in positions(control)]
@@ -112,6 +122,54 @@ def test_the_caption_panel_draws_whatever_can_be_read(reader):
         assert large.shape == (28, 28, 3) and small.shape == (58, 148, 3)
 
 
+def posteriors() -> dict[object, Normal]:
+    return {digit: Normal(torch.randn(60) + digit - 7, 0.1 + 0.4 * torch.rand(60)) for digit in (7, 8)}
+
+
+def test_the_prior_panel_never_shows_a_rate_below_the_information():
+    panel = widgets.prior_panel(posteriors())
+    for picture in drive(panel):
+        words = [text.get_text() for text in picture.figure.axes[1].texts]
+        shown = {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+        assert shown["mismatch"] >= 0
+        assert shown["rate"] == pytest.approx(shown["information"] + shown["mismatch"], abs=0.0151)  # three roundings
+
+
+def test_the_rate_splits_as_a_quadrature_says_and_the_best_gaussian_is_best():
+    q = posteriors()[7]
+    wide = Normal(q.mean.double(), q.stddev.double())
+    grid = torch.linspace(-12, 12, 60_001).double()
+    each = wide.log_prob(grid[:, None])
+    aggregate = each.exp().mean(1)
+    for mean, scale in ((0.0, 1.0), (1.0, 0.5)):
+        parts = widgets.split_rate(q, Normal(torch.tensor(mean), torch.tensor(scale)))
+        p = Normal(torch.tensor(mean).double(), scale)
+        mismatch = torch.trapezoid(aggregate * (aggregate.clamp_min(1e-300).log() - p.log_prob(grid)), grid)
+        assert parts["mismatch"] == pytest.approx(float(mismatch), abs=2e-3)
+    best = widgets.best_gaussian(q)
+    least = widgets.split_rate(q, best)["rate"]
+    assert all(
+        widgets.split_rate(q, Normal(best.mean + shift, best.stddev * factor))["rate"] > least
+        for shift in (-0.1, 0.1)
+        for factor in (0.9, 1.1)
+    )
+
+
+def test_one_posterior_alone_holds_no_information_and_can_be_matched():
+    q = Normal(torch.tensor([0.7]), torch.tensor([0.3]))
+    parts = widgets.split_rate(q, widgets.best_gaussian(q))
+    assert parts == pytest.approx({"rate": 0, "information": 0, "mismatch": 0}, abs=1e-4)
+
+
+def test_a_prior_panel_of_something_else_is_refused():
+    with pytest.raises(ValueError, match="at least one condition"):
+        widgets.prior_panel({})
+    with pytest.raises(ValueError, match="posteriors of shape"):
+        widgets.prior_sheet(Normal(torch.zeros(3, 2), torch.ones(3, 2)))
+    with pytest.raises(ValueError, match="above 0"):
+        widgets.draw_prior(posteriors()[7], 0.0, 0.0, 1.0)
+
+
 def test_the_bound_panel_never_shows_a_bound_above_the_ceiling(plane):
     panel = bound(plane)
     for picture in drive(panel):
@@ -154,6 +212,45 @@ def test_every_kind_of_panel_stands_in_a_chapter_and_is_driven_there(root):
     sources = [path.read_text(encoding="utf-8") for path in sorted((root / "authoring" / "notebooks").glob("*.py"))]
     kinds = {name for name in widgets.__all__ if name.endswith("_panel")}
     assert kinds - set(re.findall(r"widgets\.(\w+_panel)\(", "".join(sources))) == set()
+
+
+def test_the_trading_panels_line_touches_the_curve_at_its_mark_and_cuts_it_nowhere(curves):
+    stops, images = curves
+    for picture in drive(widgets.trading_panel(stops, images, "VAE")):
+        plane, sheet = picture.figure.axes
+        *lines, tangent, mark = plane.lines
+        assert [len(line.get_xdata()) for line in lines] == [3, 2]
+        (left, right), (high, low) = tangent.get_data()
+        slope = (high - low) / (right - left)
+        (rate,), (distortion,) = mark.get_data()
+        name = "CVAE" if "curve of CVAE" in picture.alt else "VAE"
+        assert (rate, distortion) in [(stop.rate, stop.distortion) for stop in stops[name]]
+        heights = [stop.distortion - (high - slope * (stop.rate - left)) for stop in stops[name]]
+        assert min(heights) == pytest.approx(0, abs=1e-6)  # no stop below the line, and one on it
+        assert high - slope * (rate - left) == pytest.approx(distortion)
+        assert f"slope -{slope:.3g} " in picture.alt
+        assert sheet.images[0].get_array().shape == (3 * 30 - 2, 4 * 30 - 2, 3)  # real, rebuilt, drawn; four of each
+
+
+def test_the_trading_panel_shows_the_pictures_of_the_model_it_touches(curves):
+    stops, images = curves
+    for log_beta, place in ((-1.0, 0), (0.0, 1), (1.0, 2)):  # by the slopes between them, 0.44 and 3.6
+        sheet = widgets.draw_stop(stops, images, "VAE", log_beta).figure.axes[1].images[0].get_array()
+        first = 1 - torch.as_tensor(sheet[30:58, :28, 0].filled())
+        torch.testing.assert_close(first, stops["VAE"][place].rebuilt[0, 0])
+
+
+def test_the_trading_panel_is_about_as_quick_as_a_plain_chart(curves):
+    panel = widgets.trading_panel(*curves, "VAE")
+    taken = []
+    for log_beta in (-1.0, 0.0, 1.0):
+        start = time.process_time()
+        panel.draw(curve="CVAE", log_beta=log_beta).png()
+        taken.append(time.process_time() - start)
+    start = time.process_time()
+    slow = plots.curves({"a": [1.0, 2.0]}, "A chart with ticks and a layout engine.")
+    slow.png()
+    assert min(taken) < 2 * (time.process_time() - start)  # about as quick as the simplest chart of the course
 
 
 # --- what is behind them ------------------------------------------------------------------------------------
@@ -417,14 +514,15 @@ def test_without_ipywidgets_the_still_is_shown_and_the_way_out_named(panel, monk
     assert capsys.readouterr().out.strip() == NO_WIDGETS
 
 
-@pytest.mark.parametrize("which", ["draw", "blend", "bound", "attributes", "caption"])
-def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, model, plane, numbers, reader):
+@pytest.mark.parametrize("which", ["draw", "blend", "bound", "attributes", "caption", "trading"])
+def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, model, plane, numbers, reader, curves):
     panel = {
         "draw": lambda: widgets.draw_panel(model),
         "blend": lambda: widgets.blend_panel(model),
         "bound": lambda: bound(plane),
         "attributes": lambda: widgets.attribute_panel(numbers),
         "caption": lambda: widgets.caption_panel(reader, ["a thin seven", "seven"]),
+        "trading": lambda: widgets.trading_panel(*curves, "VAE"),
     }[which]()
     panel.live()
     for name, control in panel.controls.items():
@@ -438,6 +536,16 @@ def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, 
 def test_the_handle_of_a_slider_stands_out_from_jupyterlabs_page(page):
     handle = Slider("how far", 0.0, 1.0, 0.1, 0.5).widget(ipywidgets.Layout()).style.handle_color
     assert contrast(handle, page) >= 3  # what the guidelines ask of the parts of a control
+
+
+def test_curves_that_cannot_be_walked_are_refused(curves):
+    stops, images = curves
+    with pytest.raises(ValueError, match="at least one stop"):
+        widgets.trading_panel({"VAE": []}, images, "VAE")
+    with pytest.raises(ValueError, match="no curve 'GAN'; there are VAE, CVAE"):
+        widgets.trading_panel(stops, images, "GAN")
+    with pytest.raises(ValueError, match="needs 4 reconstructions"):
+        widgets.draw_stop({"VAE": [stops["VAE"][0]._replace(drawn=images[:2])]}, images, "VAE", 0.0)
 
 
 def test_controls_that_cannot_work_are_refused():

@@ -792,3 +792,5 @@ plots.digit_grid(
 # - Park, Liu, Wang and Zhu 2019, *Semantic Image Synthesis with Spatially-Adaptive Normalization*, arXiv:1903.07291
 # - Ho and Salimans 2022, *Classifier-Free Diffusion Guidance*, arXiv:2207.12598
 # - Liu, Luo, Wang and Tang 2015, *Deep Learning Face Attributes in the Wild*, arXiv:1411.7766 (CelebA)
+#
+# **Next:** [06 · Learnable priors](06_learnable_priors.ipynb)

@@ -4,6 +4,7 @@ from cvae_lib.evaluation._estimate import Estimate, mean_and_error
 from cvae_lib.evaluation.attributes import Calibration, calibration, control_calibration
 from cvae_lib.evaluation.collapse import CollapseReport, collapse_report
 from cvae_lib.evaluation.control import Control, Judge, accuracy, control_accuracy, train_judge
+from cvae_lib.evaluation.disentanglement import Disentanglement, mutual_information_gap
 from cvae_lib.evaluation.forecasts import (
     Coverage,
     ForecastReport,
@@ -17,6 +18,7 @@ from cvae_lib.evaluation.information import Information, mutual_information
 from cvae_lib.evaluation.likelihood import class_log_likelihoods, log_likelihood
 from cvae_lib.evaluation.probe import linear_probe, posterior_means
 from cvae_lib.evaluation.spread import Diversity, diversity, mean_pairwise_distance, relative_diversity
+from cvae_lib.evaluation.terms import RateDistortion, rate_distortion
 from cvae_lib.evaluation.use import ActiveUnits, YUse, ZUse, active_units, is_y_used, is_z_used
 
 __all__ = [
@@ -25,11 +27,13 @@ __all__ = [
     "CollapseReport",
     "Control",
     "Coverage",
+    "Disentanglement",
     "Diversity",
     "Estimate",
     "ForecastReport",
     "Information",
     "Judge",
+    "RateDistortion",
     "YUse",
     "ZUse",
     "accuracy",
@@ -52,7 +56,9 @@ __all__ = [
     "mean_and_error",
     "mean_pairwise_distance",
     "mutual_information",
+    "mutual_information_gap",
     "posterior_means",
+    "rate_distortion",
     "relative_diversity",
     "train_judge",
 ]

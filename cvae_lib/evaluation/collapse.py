@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from cvae_lib.data import ImageSet, PixelMode
-from cvae_lib.evaluation._estimate import Estimate, mean_and_error
-from cvae_lib.evaluation._examples import Examples, examples
+from cvae_lib.evaluation._estimate import Estimate
+from cvae_lib.evaluation._examples import examples
 from cvae_lib.evaluation.information import Information, mutual_information
+from cvae_lib.evaluation.terms import measured_terms
 from cvae_lib.evaluation.use import ActiveUnits, YUse, ZUse, active_units, is_y_used, is_z_used
 from cvae_lib.model import CVAE
-from cvae_lib.objective import elbo_terms
-from cvae_lib.training import seeded
 
 LITTLE = 0.1  # nats per image; less than this is as good as nothing
 
@@ -153,31 +151,14 @@ def collapse_report(
     """
     active = active_units(model, data, threshold, y=y, pixels=pixels, seed=seed)
     seen = examples(model, data, y=y, groups=groups, pixels=pixels, seed=seed)
-    rate, distortion, kl = _terms(seen)
+    terms = measured_terms(seen)
     shared = seen.groups.unique().numel() < len(seen)
     return CollapseReport(
-        rate=rate,
-        distortion=distortion,
-        kl_per_latent=kl.float() if len(kl) == len(active.variances) else None,
+        rate=terms.rate,
+        distortion=terms.distortion,
+        kl_per_latent=terms.kl_per_latent if len(terms.kl_per_latent) == len(active.variances) else None,
         active=active,
         information=mutual_information(model, data, y=y, groups=groups, pixels=pixels, seed=seed) if shared else None,
         z_used=is_z_used(model, data, y=y, groups=groups, pixels=pixels, seed=seed),
         y_used=is_y_used(model, data, samples=samples, y=y, pixels=pixels, seed=seed) if model.is_conditional else None,
-    )
-
-
-@torch.no_grad()
-def _terms(seen: Examples) -> tuple[Estimate, Estimate, Float[Tensor, " d"]]:
-    """Return rate and distortion, and the mean KL for each column that the objective has."""
-    rate, likelihood, columns = [], [], []
-    with seeded(seen.seed, seen.model.device):
-        for x, condition, _ in seen.batches(1000):
-            terms = elbo_terms(seen.model, x, condition)
-            rate.append(terms.rate.cpu())
-            likelihood.append(terms.log_likelihood.cpu())
-            columns.append(terms.kl.cpu().double().sum(0))
-    return (
-        mean_and_error(torch.cat(rate)),
-        mean_and_error(-torch.cat(likelihood)),
-        torch.stack(columns).sum(0) / len(seen),
     )

@@ -1,11 +1,13 @@
 """The figures of the course. Each is a :class:`Picture`: a matplotlib figure that carries its alt text."""
 
+from cvae_lib.plots.aggregates import prior_maps, prior_meter, prior_stills
 from cvae_lib.plots.asked import asked_and_measured, word_maps
 from cvae_lib.plots.charts import bars, confusion, curves, latent_map
 from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
 from cvae_lib.plots.images import digit_grid
 from cvae_lib.plots.live import bound_meter, bound_sweeps, titled_sheets
 from cvae_lib.plots.picture import COLOURS, MARKERS, Picture, new_figure
+from cvae_lib.plots.plane import plane_and_sheet, rate_distortion_plane
 from cvae_lib.plots.seeds import seed_dots
 
 __all__ = [
@@ -23,6 +25,11 @@ __all__ = [
     "graphical_models",
     "latent_map",
     "new_figure",
+    "plane_and_sheet",
+    "prior_maps",
+    "prior_meter",
+    "prior_stills",
+    "rate_distortion_plane",
     "seed_dots",
     "titled_sheets",
     "word_maps",

@@ -14,7 +14,7 @@ from cvae_lib.plots.images import mosaic
 from cvae_lib.plots.picture import BLUE, COLOURS, ORANGE, Picture, new_figure
 
 
-def _placed(width: float, height: float, places: Sequence[tuple[float, float, float, float]]) -> tuple[Any, list[Axes]]:
+def placed(width: float, height: float, places: Sequence[tuple[float, float, float, float]]) -> tuple[Any, list[Axes]]:
     """Return a figure and axes without ticks at the given places (left, bottom, width, height), in inches."""
     figure, panels = new_figure(width, height, columns=len(places), layout=None)
     for axes, (left, bottom, across, up) in zip(panels, places, strict=True):
@@ -36,7 +36,7 @@ def titled_sheets(sheets: Sequence[Float[Tensor, "_ c h w"]], titles: Sequence[s
     for width in widths:
         places.append((left, 0.05, width, height))
         left += width + gap
-    figure, panels = _placed(left - gap + 0.1, height + top + 0.05, places)
+    figure, panels = placed(left - gap + 0.1, height + top + 0.05, places)
     for axes, sheet, title in zip(panels, drawn, titles, strict=True):
         axes.imshow(sheet, interpolation="nearest", aspect="auto")
         axes.set_title(title, fontsize=10, pad=5)
@@ -60,7 +60,7 @@ def bound_meter(
         bottom: nats at the foot of the column.
         window: (left, right, low, high), the part of the plane that is shown.
     """
-    figure, (plane, column) = _placed(6.2, 2.9, [(0.35, 0.4, 2.4, 2.4), (3.2, 0.25, 2.9, 2.5)])
+    figure, (plane, column) = placed(6.2, 2.9, [(0.35, 0.4, 2.4, 2.4), (3.2, 0.25, 2.9, 2.5)])
     for deviations in (1.0, 2.0):
         plane.fill(*ellipse(target, deviations).T, color="#888888", alpha=0.3, linewidth=0)
         plane.plot(*ellipse(q, deviations).T, color=BLUE)

@@ -9,16 +9,20 @@ from cvae_lib.widgets.bound import bound_panel, bound_sheet, draw_bound
 from cvae_lib.widgets.captions import caption_panel, caption_sheet, draw_caption
 from cvae_lib.widgets.drawing import draw_digit, draw_panel, style_sheet
 from cvae_lib.widgets.panel import Choice, Count, Panel, Slider, Text
+from cvae_lib.widgets.priors import best_gaussian, draw_prior, prior_panel, prior_sheet, split_rate
 from cvae_lib.widgets.styles import style_directions, with_style
+from cvae_lib.widgets.trading import Stop, draw_stop, trading_panel, trading_sheet
 
 __all__ = [
     "Choice",
     "Count",
     "Panel",
     "Slider",
+    "Stop",
     "Text",
     "attribute_panel",
     "attribute_sheet",
+    "best_gaussian",
     "blend_digits",
     "blend_panel",
     "blend_sheet",
@@ -32,7 +36,14 @@ __all__ = [
     "draw_caption",
     "draw_digit",
     "draw_panel",
+    "draw_prior",
+    "draw_stop",
+    "prior_panel",
+    "prior_sheet",
+    "split_rate",
     "style_directions",
     "style_sheet",
+    "trading_panel",
+    "trading_sheet",
     "with_style",
 ]

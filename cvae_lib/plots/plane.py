@@ -1,0 +1,108 @@
+"""The rate-distortion plane: curves of models, straight lines of equal cost, and one point with its pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from cvae_lib.plots.images import mosaic
+from cvae_lib.plots.picture import BLACK, COLOURS, MARKERS, ORANGE, Picture, new_figure
+
+Points = Sequence[tuple[float, float]]  # (rate, distortion), nats
+
+
+def rate_distortion_plane(
+    curves: Mapping[str, Points],
+    alt: str,
+    *,
+    dots: Mapping[str, Points] | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    tangents: Sequence[tuple[float, float, float, str]] = (),
+    distortion: str = "distortion D, nats",
+) -> Picture:
+    """Show curves in the plane, rate to the right and distortion upwards.
+
+    Args:
+        curves: name -> points in order, joined by a line.
+        dots: name of a curve -> points drawn over it in its colour, diamonds without a line.
+        labels: name of a curve -> a word beside each of its points.
+        tangents: (rate, distortion, beta, name) for straight lines of slope -beta through a point.
+        distortion: what the upward axis says.
+
+    Raises:
+        ValueError: if there is no curve, or dots or labels name one that is not there.
+    """
+    if not curves or not {*(dots or {}), *(labels or {})} <= set(curves):
+        raise ValueError("The plane needs at least one curve, and dots and labels must name curves that are there.")
+    figure, (axes,) = new_figure(7.0, 4.2)
+    for (name, points), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
+        rates, distortions = zip(*points, strict=True)
+        size = 4 if len(points) < 30 else 0
+        axes.plot(rates, distortions, color=colour, marker=marker, markersize=size, label=name)
+        for rate, height in (dots or {}).get(name, ()):
+            axes.plot(rate, height, "D", color=colour, markeredgecolor=BLACK, markersize=7, zorder=3)
+        for word, (rate, height) in zip((labels or {}).get(name, ()), points, strict=False):
+            axes.annotate(word, (rate, height), xytext=(6, 6), textcoords="offset points", fontsize=8)
+    window = axes.get_xlim(), axes.get_ylim()
+    for rate, height, beta, name in tangents:
+        axes.plot(*_tangent(axes, rate, height, beta), color=BLACK, linestyle="--", linewidth=1, label=name)
+    axes.set(xlim=window[0], ylim=window[1], xlabel="rate R, nats", ylabel=distortion)
+    axes.legend(fontsize=9)
+    return Picture(figure, alt)
+
+
+def _tangent(axes: Axes, rate: float, height: float, beta: float) -> tuple[list[float], list[float]]:
+    """Return the line of slope -beta through a point, over the whole width."""
+    ends = list(axes.get_xlim())
+    return ends, [height - beta * (end - rate) for end in ends]
+
+
+def plane_and_sheet(
+    curves: Mapping[str, Points],
+    here: tuple[float, float],
+    beta: float,
+    sheet: Float[Tensor, "n c h w"],
+    columns: int,
+    titles: tuple[str, str],
+    alt: str,
+) -> Picture:
+    """Show the curves with one point on them and its line of equal cost, and beside it the pictures of that point.
+
+    Args:
+        curves: name -> points; drawn thin.
+        here: (rate, distortion) of the point.
+        beta: the line through it has slope -beta.
+        sheet: images, row by row.
+        titles: above the plane and above the pictures.
+    """
+    width, height = 8.2, 3.0
+    figure, (plane, pictures) = new_figure(width, height, columns=2, layout=None)
+    styles = ("solid", "dashed", "dashdot", "dotted")
+    for row, ((name, points), colour, style) in enumerate(zip(curves.items(), COLOURS, styles, strict=False)):
+        rates, heights = np.asarray(points).T
+        plane.plot(rates, heights, color=colour, linestyle=style, marker="o", markersize=3, linewidth=1)
+        beside: dict[str, Any] = {"transform": plane.transAxes, "ha": "right", "fontsize": 9}
+        plane.text(0.97, 0.9 - 0.09 * row, f"{name}, {style}", color=colour, **beside)
+    window = plane.get_xlim(), plane.get_ylim()
+    plane.plot(*_tangent(plane, *here, beta), color=BLACK, linewidth=0.8)
+    plane.plot(*here, "D", color=ORANGE, markeredgecolor=BLACK, markersize=9, zorder=3)
+    # Two round numbers and no grid: ticks are what takes the time to draw.
+    for axis, (low, high) in zip((plane.xaxis, plane.yaxis), window, strict=True):
+        axis.set_ticks([10 * float(np.ceil(low / 10)), 10 * float(np.floor(high / 10))])
+    plane.grid(visible=False)
+    plane.set(xlim=window[0], ylim=window[1])
+    plane.set_xlabel("rate, nats", fontsize=10, labelpad=-8)
+    plane.set_ylabel("distortion, nats", fontsize=10, labelpad=-16)
+    plane.set_title(titles[0], fontsize=10, pad=5)
+    plane.set_position((0.5 / width, 0.35 / height, 3.3 / width, 2.35 / height))
+    drawn = mosaic(sheet, columns)
+    across = min(4.2, 2.4 * drawn.shape[1] / drawn.shape[0])
+    up = across * drawn.shape[0] / drawn.shape[1]
+    pictures.imshow(drawn, interpolation="nearest", aspect="auto")
+    pictures.set_title(titles[1], fontsize=10, pad=5)
+    pictures.axis("off")
+    pictures.set_position((3.95 / width, (1.5 - up / 2) / height, across / width, up / height))
+    return Picture(figure, alt)
