@@ -8,7 +8,7 @@ START   := /lab/tree/notebooks/00_start_here.ipynb
 TESTS    = tests $(if $(wildcard notebooks/*.ipynb),notebooks) $(if $(wildcard solutions/*.ipynb),solutions)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab setup test check build checkpoints bench classroom marks
+.PHONY: help lab setup test check build html checkpoints bench classroom marks
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ check: .venv/.test-installed  ## in seconds: lint, types, and whether the notebo
 
 build: .venv/.test-installed  ## execute and regenerate every notebook at full length (half an hour)
 	$(PY) authoring/build.py
+
+html: .venv/.test-installed  ## the whole course as a website in site/, to read without Python and without a network
+	$(PY) authoring/website.py
 
 checkpoints: .venv/.test-installed  ## retrain the bundled checkpoints on real MNIST
 	$(PY) benchmarks/train_checkpoints.py

@@ -5,11 +5,11 @@ import json
 import math
 import re
 import runpy
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hosting
 import jupytext
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,25 +21,6 @@ MARKER = re.compile(r"^\s*### (BEGIN|END) (SOLUTION|HIDDEN TESTS)\s*$")
 STUB = re.compile(r"^\w+(, \w+)* = \.\.\.(, \.\.\.)*( +#.*)?$")
 MAP_BEGIN, MAP_END = "<!-- chapter-map -->", "<!-- /chapter-map -->"
 BADGES_BEGIN, BADGES_END = "<!-- badges -->", "<!-- /badges -->"
-
-INSTALL = """
-# Colab starts without the course library. This fetches it, and leaves the torch that is there alone.
-import importlib.util
-import os
-import subprocess
-import sys
-
-if importlib.util.find_spec("cvae_lib") is None:
-    source = os.environ.get("CVAE_LIB_SOURCE", "@ADDRESS@")
-    if not source:
-        raise ModuleNotFoundError("cvae_lib is missing: name its folder or address in CVAE_LIB_SOURCE")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    small = [name for name in ("jaxtyping", "safetensors", "tqdm") if importlib.util.find_spec(name) is None]
-    if small:
-        subprocess.run([*pip, *small], check=True)
-    subprocess.run([*pip, "--no-deps", source], check=True)
-    importlib.invalidate_caches()
-""".strip()
 
 
 class SourceError(ValueError):
@@ -92,7 +73,7 @@ def expected(target: Target, edition: int = 0) -> Any:
     text = numbered(target.source.read_text(encoding="utf-8"), target.source.name, edition)
     notebook = jupytext.reads(text, fmt="py:percent")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    notebook.metadata = type(notebook.metadata)({"kernelspec": KERNEL})
+    notebook.metadata = type(notebook.metadata)({"kernelspec": KERNEL} | hosting.colab(target.root, target.name))
     for index, cell in enumerate(notebook.cells):
         cell["id"] = hashlib.sha256(f"{target.stem}:{index}".encode()).hexdigest()[:8]
         cell.metadata.pop("lines_to_next_cell", None)
@@ -140,7 +121,7 @@ def _code(cell: Any, target: Target, where: str) -> str:
     if cell.source.strip() == "# {{ install }}":
         if "install" not in cell.metadata.get("tags", []):
             raise SourceError(f'{where}: the install cell needs tags=["install"] on its cell line')
-        return INSTALL.replace("@ADDRESS@", _address(target.root))
+        return hosting.install(target.root)
     return without_marked(cell.source, target.kind, where)
 
 
@@ -185,7 +166,7 @@ def fill(text: str, target: Target) -> str:
     """Expand the placeholders in markdown; raises SourceError for one that does not exist."""
     folder = "" if target.kind == "notebooks" else "../notebooks/"
     values = {
-        "badges": lambda: badges(target.root, target.name),
+        "badges": lambda: hosting.badges(target.root, target.name),
         "minutes": lambda: minutes(target.root, target.name),
         "chapter_map": lambda: chapter_map(target.root, folder),
         "edition": lambda: edition(target),
@@ -198,32 +179,6 @@ def fill(text: str, target: Target) -> str:
         return values[match[1]]()
 
     return re.sub(r"\{\{ (\w+) \}\}", value, text)
-
-
-def settings(root: Path) -> dict[str, str]:
-    """Read [tool.course] of pyproject.toml: where the course is published, if it is."""
-    table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["course"]
-    return {"repository": table["repository"], "ref": table["ref"]}
-
-
-def _address(root: Path) -> str:
-    course = settings(root)
-    return f"git+https://github.com/{course['repository']}@{course['ref']}" if course["repository"] else ""
-
-
-def badges(root: Path, name: str) -> str:
-    """Link to Binder and Colab, or say in words when the links will appear."""
-    course = settings(root)
-    if name.startswith("classroom/"):
-        return ""
-    if not course["repository"]:
-        return "*Links to Binder and Colab appear here once `pyproject.toml` says where the course lives.*"
-    binder = f"https://mybinder.org/v2/gh/{course['repository']}/{course['ref']}?urlpath=lab/tree/{name}"
-    colab = f"https://colab.research.google.com/github/{course['repository']}/blob/{course['ref']}/{name}"
-    return (
-        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder}) "
-        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})"
-    )
 
 
 def edition(target: Target) -> str:
@@ -240,24 +195,38 @@ def edition(target: Target) -> str:
     return f"{told}, and there are [worked answers](../solutions/{target.stem}.ipynb)."
 
 
+def measured(root: Path, name: str) -> dict[str, float]:
+    """Return what was measured when the notebook last ran: minutes and peak_mb, or nothing."""
+    path = root / "authoring" / "measured.json"
+    everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {key: value for key, value in everything.get(name, {}).items() if value is not None}
+
+
 def minutes(root: Path, name: str) -> str:
     """Say how long the notebook took when it was last measured."""
-    path = root / "authoring" / "measured.json"
-    measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if name not in measured:
+    run = measured(root, name)
+    if "minutes" not in run:
         return "not measured yet"
-    count = math.ceil(measured[name]["minutes"])
+    count = math.ceil(run["minutes"])
     return f"{count} minutes" if count > 1 else "1 minute"
+
+
+def _tenths(number: float, unit: str) -> str:
+    """Write a number with one decimal, rounded up."""
+    return f"{math.ceil(10 * number) / 10:.1f} {unit}"
 
 
 def chapter_map(root: Path, folder: str) -> str:
     """Draw the table of the chapters there are, linked from a file that sees them under `folder`."""
-    rows = ["| Chapter | The question | Time |", "|---|---|---|"]
+    rows = ["| Chapter | The question | Time | Memory | Size |", "|---|---|---|---|---|"]
     for target in targets(root):
         if target.kind == "notebooks":
             title, question = heading(target)
-            took = minutes(root, target.name)
-            rows.append(f"| [{title}]({folder}{target.stem}.ipynb) | {question} | {took} |")
+            run, built = measured(root, target.name), root / target.name
+            memory = _tenths(run["peak_mb"] / 1000, "GB") if "peak_mb" in run else ""
+            size = _tenths(built.stat().st_size / 1e6, "MB") if built.exists() else ""
+            link = f"[{title}]({folder}{target.stem}.ipynb)"
+            rows.append(f"| {link} | {question} | {minutes(root, target.name)} | {memory} | {size} |")
     return "\n".join(rows)
 
 
@@ -275,7 +244,7 @@ def readme(root: Path) -> str:
     """Return README.md with what stands between its markers, chapter map and badges, brought up to date."""
     text = (root / "README.md").read_text(encoding="utf-8")
     text = _between(text, MAP_BEGIN, MAP_END, chapter_map(root, "notebooks/"))
-    return _between(text, BADGES_BEGIN, BADGES_END, badges(root, "notebooks/00_start_here.ipynb"))
+    return _between(text, BADGES_BEGIN, BADGES_END, hosting.badges(root, "notebooks/00_start_here.ipynb"))
 
 
 def _between(text: str, begin: str, end: str, new: str) -> str:

@@ -43,11 +43,16 @@ def capped(value: int, fast: int) -> int:
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """Return the device called ``name``; ``auto`` is CUDA, then MPS, then CPU.
+    """Return the device called ``name``; ``auto`` is what ``COURSE_DEVICE`` says, else CUDA, then MPS, then CPU.
+
+    The chapters set ``COURSE_DEVICE=cpu`` unless it is set: they are sized for two cores, and their own cells put every
+    tensor there.
 
     Raises:
         ValueError: if the name is unknown or this machine has no such device.
     """
+    if isinstance(name, str) and name == "auto":
+        name = os.environ.get("COURSE_DEVICE") or "auto"
     if isinstance(name, str) and name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

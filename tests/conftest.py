@@ -1,5 +1,6 @@
-"""What every test starts from: one thread, one seed, the fast profile."""
+"""What every test starts from: one thread, one seed, the fast profile; and what several files of tests share."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,24 @@ def _same_seed_for_every_test() -> Iterator[None]:
 def root() -> Path:
     """The top of the repository."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def course_site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The course's website, made once for all workers: the first to ask makes it, and the others wait."""
+    import sources
+    import website
+
+    if any(not (root / target.name).exists() for target in sources.targets(root)):
+        pytest.skip("the notebooks are not built yet")
+    shared = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent  # each worker has a folder of its own below it
+    with (shared / "site.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "a site").exists():
+            website.make(shared / "a site")
+    return shared / "a site"
 
 
 @pytest.fixture

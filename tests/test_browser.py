@@ -6,7 +6,6 @@ The checkout is not touched: notebooks are copied, and Lab, its kernels and the 
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,15 +16,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import chromium
 import nbformat
 import pytest
+from chromium import PATIENCE, complaints
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = ("00_start_here", "02_the_conditional_elbo")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-PATIENCE = 120  # seconds; only a hang meets it
-
+CHAPTERS = ("00_start_here", "02_the_conditional_elbo", "05_what_can_y_be")
 # Takes the observer away: controls still move, but nobody hears of it.
 DEAF = "from cvae_lib.widgets import Panel\n\nPanel.refresh = lambda panel, change=None: None"
 
@@ -33,18 +33,6 @@ SETTINGS = {
     "apputils-extension/notification": {"checkForUpdates": False, "fetchNews": "false"},
     "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight stay in the page
 }
-
-try:
-    from selenium import webdriver
-    from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-except ModuleNotFoundError:
-    pytest.skip("selenium is not installed: pip install -e '.[test]'", allow_module_level=True)
-if not (BROWSER and DRIVER):
-    pytest.skip(
-        "there is no Chromium with its driver here: apt install chromium chromium-driver", allow_module_level=True
-    )
 
 
 def wait_for(what: str, condition: Callable[[], Any]) -> Any:
@@ -145,15 +133,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def browser(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Headless Chromium with a profile of its own; it starts while Lab does."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    profile = tmp_path_factory.mktemp("profile")
-    flags = ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1400,1000")
-    for flag in (*flags, "no-first-run", "disable-background-networking", f"user-data-dir={profile}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    driver.set_script_timeout(PATIENCE)
+    driver = chromium.start(tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
 
@@ -212,11 +192,6 @@ def drag(driver: Any) -> None:
     handle = driver.find_elements(By.CSS_SELECTOR, ".cvae-panel .noUi-handle")[-1]
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
     ActionChains(driver, duration=50).click_and_hold(handle).move_by_offset(-40, 0).release().perform()
-
-
-def complaints(driver: Any) -> list[str]:
-    """Return the errors in the page's console since the last look."""
-    return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def values(driver: Any) -> list[str]:

@@ -106,7 +106,7 @@ def test_twice_gives_the_same_bytes_and_check_agrees(course: Path) -> None:
         hashlib.sha256(f"01_seed:{index}".encode()).hexdigest()[:8] for index in range(4)
     ]
     assert "Takes not measured yet" in notebook.cells[0].source
-    row = "| [1. A title](01_seed.ipynb) | What does a seed do? | not measured yet |"
+    row = "| [1. A title](01_seed.ipynb) | What does a seed do? | not measured yet |  | 0.1 MB |"
     assert row in notebook.cells[0].source
     assert "importlib" in notebook.cells[1].source
     assert [output.output_type for output in notebook.cells[2].outputs] == ["stream"]
@@ -356,6 +356,26 @@ def test_the_one_setting_gives_badges_and_install_source(course: Path) -> None:
     assert "git+https://github.com/someone/a-course@v1" in notebook.cells[1].source
 
 
+def test_a_changed_install_cell_needs_no_new_run(course: Path) -> None:
+    assert build.build(["notebooks/01_seed"], course, root=course) == 0
+    outputs = nbformat.read(course / "notebooks" / "01_seed.ipynb", as_version=4).cells[2].outputs
+    edit(course / "pyproject.toml", 'repository = ""', 'repository = "someone/a-course"')
+    (complaint,) = [line for line in build.check(course) if line.startswith("notebooks")]
+    assert "run `build.py --text`" in complaint
+    assert [line for line in build.refresh(course, course) if line.startswith("notebooks")] == []
+    notebook = nbformat.read(course / "notebooks" / "01_seed.ipynb", as_version=4)
+    assert "someone/a-course@main" in notebook.cells[1].source and notebook.cells[2].outputs == outputs != []
+
+
+def test_colab_is_asked_for_a_gpu_where_the_settings_say_so(course: Path) -> None:
+    (course / "pyproject.toml").write_text(
+        '[tool.course]\nrepository = ""\nref = "main"\ngpu = ["notebooks/01_seed.ipynb"]\n'
+    )
+    metadata = {kind: sources.expected(Target(kind, "01_seed", course)).metadata for kind in ("notebooks", "solutions")}
+    assert metadata["notebooks"]["accelerator"] == "GPU" and metadata["notebooks"]["colab"] == {"gpuType": "T4"}
+    assert metadata["solutions"] == {"kernelspec": sources.KERNEL}
+
+
 @pytest.mark.parametrize(
     ("stems", "kinds"),
     [
@@ -374,6 +394,11 @@ def test_minutes_come_from_the_measurement(course: Path) -> None:
     assert sources.minutes(course, "notebooks/01_seed.ipynb") == "3 minutes"
     stored = json.loads((course / "authoring" / "measured.json").read_text())
     assert stored == {"notebooks/01_seed.ipynb": {"minutes": 2.17, "peak_mb": 900}}
+    (course / "notebooks").mkdir()
+    (course / "notebooks" / "01_seed.ipynb").write_bytes(bytes(1_230_000))
+    assert sources.chapter_map(course, "").endswith("| 3 minutes | 0.9 GB | 1.3 MB |")
+    build._record(Target("notebooks", "01_seed", course), running.Run(seconds=20.0, peak_mb=None))
+    assert sources.chapter_map(course, "").endswith("| 1 minute |  | 1.3 MB |")  # no memory where the system tells none
 
 
 def test_unknown_names_are_refused(course: Path) -> None:

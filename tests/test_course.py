@@ -31,13 +31,19 @@ def test_the_argument_beats_the_variable_beats_the_cache(monkeypatch, tmp_path):
     assert course.data_root("~/x") == Path(os.path.expanduser("~/x"))
 
 
-def test_devices_are_found_or_refused_in_one_sentence():
+def test_devices_are_found_or_refused_in_one_sentence(monkeypatch):
     assert course.pick_device("cpu") == torch.device("cpu")
+    monkeypatch.delenv("COURSE_DEVICE", raising=False)
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert course.pick_device("auto").type == best
     for name in ("toaster", "cuda:77"):
         with pytest.raises(ValueError, match="There is no device"):
             course.pick_device(name)
+    monkeypatch.setenv("COURSE_DEVICE", "meta")
+    assert course.pick_device().type == "meta" and course.pick_device("cpu").type == "cpu"
+    monkeypatch.setenv("COURSE_DEVICE", "toaster")
+    with pytest.raises(ValueError, match="There is no device 'toaster'"):
+        course.pick_device()
 
 
 def test_bfloat16_is_not_claimed_where_there_is_none():

@@ -9,11 +9,14 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
+from typing import Any
 
+import hosting
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNNER = ROOT / "tests" / "run_cells.py"
+DRIVER = ROOT / "tests" / "drive_panels.py"
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # Python reads this file at its start: whatever then opens a socket to elsewhere is refused.
@@ -68,11 +71,14 @@ def test_the_network_is_really_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_offline_without_data_a_chapter_runs_on_strokes_and_says_so(chapter: Path, tmp_path: Path) -> None:
     environment = cut_off(tmp_path / "machine")
-    printed = run([sys.executable, str(RUNNER), str(chapter)], tmp_path, environment)
+    environment["PYTHONPATH"] += os.pathsep + str(ROOT)
+    # On the way, the chapter's panels are driven: they are what it leaves behind.
+    printed = run([sys.executable, str(DRIVER), str(chapter)], tmp_path, environment)
     cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     if re.search(r"\b(digits|mnist)\(", code):
         assert "strokes" in printed.lower()
+    assert len(re.findall(r"^driven: ", printed, re.M)) >= len(re.findall(r"\bwidgets\.\w+_panel\(", code))
     assert not any(Path(environment["CVAE_DATA"]).rglob("*idx*")), "a data file was left behind"
 
 
@@ -105,30 +111,65 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_a_chapter_alone_in_an_empty_folder_fetches_the_library(published: Path, tmp_path: Path) -> None:
-    """Colab: torch and Jupyter are there, the library is not, and the notebook is all there is."""
+@pytest.fixture(scope="module")
+def elsewhere(published: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, str]]:
+    """Colab: torch and Jupyter are there, the library is not; returns its Python, an empty folder, the environment."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "empty").mkdir()
+    environment = cut_off(folder / "machine") | {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    return colab(folder / "colab"), folder / "empty", environment
+
+
+WHERE = "import importlib.util as u; found = u.find_spec('{}'); print(found and found.origin)"
+NOWHERE = {
+    "": "is missing, and this copy does not know its address",
+    "/no/such/folder": "is not to be had from '/no/such/folder'",
+    "empty": "is not to be had from 'empty'",
+}
+
+
+@pytest.mark.parametrize("source", NOWHERE, ids=["none", "no folder", "a folder of something else"])
+def test_a_wrong_source_gets_one_message_with_the_way_out(source: str, elsewhere: Any, tmp_path: Path) -> None:
+    python, _, environment = elsewhere
+    cell = hosting.INSTALL.replace("@ADDRESS@", "")
+    (tmp_path / "empty").mkdir()
+    notebook = {"cells": [{"cell_type": "code", "source": cell, "metadata": {}}]}
+    (tmp_path / "chapter.ipynb").write_text(json.dumps(notebook))
+    command = [str(python), str(RUNNER), "chapter.ipynb"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment | {"CVAE_LIB_SOURCE": source}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    said = [line for line in done.stdout.splitlines() if re.match(r"\x1b?.*ModuleNotFoundError.*: cvae_lib ", line)]
+    assert len(said) == 1 and NOWHERE[source] in said[0] and "in CVAE_LIB_SOURCE." in said[0], done.stdout
+    assert ("pip says: ERROR" in said[0]) == bool(source)
+    assert "During handling" not in done.stdout and "CalledProcessError" not in done.stdout
+
+
+def test_a_chapter_alone_in_an_empty_folder_fetches_the_library(published: Path, elsewhere: Any) -> None:
     if not CHAPTERS:
         pytest.skip("no chapter is built yet")
-    python = colab(tmp_path / "colab")
-    environment = cut_off(tmp_path / "machine") | {
-        "CVAE_LIB_SOURCE": str(published),
-        "PIP_NO_INDEX": "1",
-        "PIP_NO_BUILD_ISOLATION": "0",
-    }
-    folder = tmp_path / "empty"
-    folder.mkdir()
+    python, folder, environment = elsewhere
+    environment = environment | {"CVAE_LIB_SOURCE": str(published)}
+    before = {name: run([str(python), "-c", WHERE.format(name)], folder, environment) for name in ("cvae_lib", "torch")}
+    assert before["cvae_lib"].strip() == "None" and "torch" in before["torch"]
     shutil.copy(CHAPTERS[0], folder)
-    where = [str(python), "-c", "import importlib.util as u; print(u.find_spec('cvae_lib'))"]
-    assert run(where, folder, environment).strip() == "None"
+    run([str(python), str(RUNNER), str(folder / CHAPTERS[0].name)], folder, environment)
+    ours = python.parent.parent  # /colab/bin/python
+    assert str(ours) in run([str(python), "-c", WHERE.format("cvae_lib")], folder, environment)
+    assert run([str(python), "-c", WHERE.format("torch")], folder, environment) == before["torch"]
+    added = {path.name.split("-")[0] for path in ours.rglob("*.dist-info")}
+    assert added == {"cvae_lib"}, "more was installed than the library"
 
-    unset = {key: value for key, value in environment.items() if key != "CVAE_LIB_SOURCE"}
-    cells = [str(python), str(RUNNER), str(folder / CHAPTERS[0].name)]
-    alone = subprocess.run([*cells, "1"], cwd=folder, env=unset, capture_output=True, text=True)
-    if "git+https" not in CHAPTERS[0].read_text(encoding="utf-8"):
-        assert alone.returncode == 1 and "CVAE_LIB_SOURCE" in alone.stdout + alone.stderr
 
-    run(cells, folder, environment)
-    assert str(tmp_path / "colab") in run(where, folder, environment)
+def test_chapters_stay_on_the_cpu_unless_told_otherwise(tmp_path: Path) -> None:
+    script = tmp_path / "cell.py"
+    asks = "import torch\ntorch.cuda.is_available = lambda: True\n"
+    asks += "from cvae_lib import course\nprint(course.pick_device())"
+    script.write_text(f"{hosting.INSTALL.replace('@ADDRESS@', '')}\n{asks}")
+    free = {key: value for key, value in os.environ.items() if key != "COURSE_DEVICE"} | {"PYTHONPATH": str(ROOT)}
+    assert run([sys.executable, str(script)], tmp_path, free).strip() == "cpu"
+    assert run([sys.executable, str(script)], tmp_path, free | {"COURSE_DEVICE": "auto"}).strip() == "cuda"
 
 
 def colab(folder: Path) -> Path:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import build
+import hosting
 import nbformat
 import pytest
+import sources
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -201,6 +203,18 @@ def test_a_notebook_is_light_and_its_cells_are_short(path: Path) -> None:
     assert max(long, default=0) <= 25
 
 
+@pytest.mark.parametrize(
+    "target", [each for each in sources.targets(ROOT) if each.executed], ids=lambda each: each.name
+)
+def test_a_notebook_was_measured_and_keeps_to_its_budget(target: sources.Target) -> None:
+    run = sources.measured(ROOT, target.name)
+    assert 0 < run["minutes"] <= 3 and 100 < run["peak_mb"] < 1500
+
+
+def test_all_notebooks_together_take_half_an_hour_at_most() -> None:
+    assert sum(sources.measured(ROOT, target.name).get("minutes", 0) for target in sources.targets(ROOT)) <= 30
+
+
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)[^)]*\)")
 
 
@@ -231,6 +245,44 @@ def test_links_in_the_readme_resolve(path: Path | None) -> None:
     if path is None:
         pytest.skip("there is no README yet")
     assert dead_links(path.read_text(encoding="utf-8"), ROOT) == []
+
+
+# What Binder and Colab are pointed to: the path in the repository behind the setting's repository and ref.
+POINTS = re.compile(
+    r"https://(?:mybinder\.org/v2/gh/{0}\?urlpath=lab/tree/|colab\.research\.google\.com/github/{1}/)([^)\s]+)\)"
+)
+
+
+def pointed_to(text: str, settings: dict[str, Any]) -> list[str]:
+    """Return the files that the text's links to Binder and Colab open, if they agree with the settings."""
+    place = re.escape(settings["repository"])
+    ref = re.escape(settings["ref"])
+    return re.findall(POINTS.pattern.replace("{0}", f"{place}/{ref}").replace("{1}", f"{place}/blob/{ref}"), text)
+
+
+def test_the_setting_is_complete_and_names_what_there_is() -> None:
+    settings = hosting.settings(ROOT)
+    assert re.fullmatch(r"([\w.-]+/[\w.-]+)?", settings["repository"]) and settings["ref"]
+    assert [path for path in settings["gpu"] if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_links_to_binder_and_colab_open_a_file_of_the_repository(
+    published: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = hosting.settings(ROOT)
+    if published:
+        settings |= {"repository": "some.one/a-course", "ref": "v1.0"}
+        monkeypatch.setattr(hosting, "settings", lambda root: settings)
+    texts = {target.name: sources.expected(target).cells[0].source for target in sources.targets(ROOT)}
+    texts["README.md"] = sources.readme(ROOT)
+    for place, text in texts.items():
+        if settings["repository"]:
+            wanted = "notebooks/00_start_here.ipynb" if place == "README.md" else place
+            assert pointed_to(text, settings) == [wanted, wanted] and (ROOT / wanted).is_file(), place
+        else:
+            assert "Links to Binder and Colab appear here once" in text, place
+            assert not re.search(r"\]\(https://(mybinder|colab)", text), place
 
 
 @pytest.mark.parametrize(

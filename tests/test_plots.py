@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import matplotlib.image
 import pytest
@@ -134,3 +135,50 @@ def test_the_plane_refuses_what_it_cannot_place():
         plots.rate_distortion_plane({}, "Nothing.")
     with pytest.raises(ValueError, match="name curves that are there"):
         plots.rate_distortion_plane({"a": [(1.0, 2.0)]}, "One.", dots={"b": [(1.0, 2.0)]})
+
+
+# --- colours that everyone can tell apart -------------------------------------------------------------------
+
+# How a colour looks to those who lack one kind of cone: Machado, Oliveira and Fernandes 2009, severity 1, linear RGB.
+BLINDNESS = {
+    "none": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    "protan": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deutan": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritan": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+TO_XYZ = torch.tensor([[0.41246, 0.35758, 0.18044], [0.21267, 0.71515, 0.07218], [0.01933, 0.11919, 0.95030]])
+NEUTRAL = {"black", "white", "#888888", "#cccccc", "#8a5a00"}  # the last is dark orange, for lettering
+
+
+def nearest(colours: tuple[str, ...], blindness: str) -> float:
+    """Return the least distance between two of the colours as they are seen, in CIELAB; below 10 they are confused."""
+    rgb = torch.tensor([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in colours])
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = (linear @ torch.tensor(BLINDNESS[blindness]).T).clamp(0, 1)
+    ratio = seen @ TO_XYZ.T / TO_XYZ.sum(1)
+    root = torch.where(ratio > 216 / 24389, ratio.clamp(1e-9) ** (1 / 3), (24389 / 27 * ratio + 16) / 116)
+    lab = torch.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], 1)
+    return float(torch.pdist(lab).min())
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+def test_the_palette_is_told_apart_with_every_colour_blindness(blindness):
+    assert nearest(plots.COLOURS, blindness) > 15
+
+
+def test_the_measure_of_colours_knows_a_palette_that_is_not():
+    usual = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2")  # matplotlib's own
+    assert nearest(usual, "none") > 15 and nearest(usual, "protan") < 10 and nearest(usual, "deutan") < 10
+
+
+def test_lines_differ_by_more_than_colour():
+    assert len(set(plots.MARKERS)) == len(plots.MARKERS) >= len(plots.COLOURS)
+
+
+def test_no_figure_has_a_colour_of_its_own(root):
+    files = [*(root / "cvae_lib").rglob("*.py"), *(root / "authoring" / "notebooks").glob("*.py")]
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        named = set(re.findall(r'\b(?:face|edge)?colou?rs?="([^"{]+)"', text))
+        assert named <= NEUTRAL | set(plots.COLOURS), path.name
+        assert set(re.findall(r'\bcmap="([^"]+)"', text)) <= {"Blues"}, path.name  # light to dark, also in grey

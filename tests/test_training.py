@@ -4,6 +4,7 @@ import collections
 import copy
 import functools
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -116,7 +117,8 @@ def test_a_watcher_gets_a_bar_that_ends_full(monkeypatch, capsys):
     monkeypatch.setattr("cvae_lib.course.someone_watches", lambda: True)
     fit(model(), bars(), epochs=3, precision="float32")
     out, err = capsys.readouterr()
-    assert "100%" in err and "3/3" in err and out == ""
+    assert "100%" in out and "3/3" in out and err == ""
+    assert re.search(r"loss \d+\.\d", out) and re.search(r"\[\d\d:\d\d<\d\d:\d\d", out)  # and the time left
 
 
 def test_the_fast_profile_caps_the_steps(monkeypatch):

@@ -8,10 +8,14 @@ import sys
 import time
 from typing import Any
 
+import drive_panels
+import ipywidgets
 import nbformat.v4
 import pytest
 import running
 import torch
+from contrast import contrast
+from drive_panels import ends, positions
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from cvae_lib import plots, pretrained, strokes, widgets
@@ -69,29 +73,15 @@ def curves() -> tuple[dict[str, list[widgets.Stop]], torch.Tensor]:
     return {"VAE": stops[:3], "CVAE": stops[3:]}, images[2, 0]
 
 
-def positions(control: Any, dense: bool) -> list[Any]:
-    """Return where a control can be: everywhere if dense, else at its ends and its start."""
-    if isinstance(control, Choice):
-        return list(control.options) if dense else [control.options[0], control.options[-1]]
-    if isinstance(control, Count):
-        return [0, 1, 10**6] if dense else [0, 1]
-    if isinstance(control, Text):
-        return ["a seven", "seven a thin", "a"] if dense else [control.start, "thin"]
-    steps = round((control.high - control.low) / control.step)
-    return [control.low + i * control.step for i in range(steps + 1)] if dense else [control.low, control.high]
-
-
 def drive(panel: Panel) -> list[plots.Picture]:
     """Draw with each control alone over its whole range, and with all of them at their ends at once."""
-    asked = [
-        panel.start() | {name: value} for name, control in panel.controls.items() for value in positions(control, True)
+    asked = [panel.start() | {name: value} for name, control in panel.controls.items() for value in positions(control)]
+    asked += [
+        dict(zip(panel.controls, values, strict=True))
+        for values in itertools.product(*map(ends, panel.controls.values()))
     ]
-    ends = [positions(control, False) for control in panel.controls.values()]
-    asked += [dict(zip(panel.controls, values, strict=True)) for values in itertools.product(*ends)]
     pictures = [panel.draw(**values) for values in asked]
-    assert (
-        len({picture.alt for picture in pictures}) > sum(len(positions(c, True)) for c in panel.controls.values()) / 2
-    )
+    assert len({picture.alt for picture in pictures}) > sum(len(positions(c)) for c in panel.controls.values()) / 2
     return pictures
 
 
@@ -205,6 +195,23 @@ def test_the_still_of_the_bound_touches_the_ceiling_at_the_posterior_alone(plane
             x, elbo = curve.get_data()
             assert x[elbo.argmax()] == pytest.approx(touching, abs=1e-6)
             assert elbo.max() == pytest.approx(ceiling.get_ydata()[0], abs=1e-9)
+
+
+def test_driving_sees_a_setting_that_fails_and_a_control_that_does_nothing():
+    controls = {"at": Slider("how far", 0.0, 1.0, 0.1, 0.5), "step": Count("again")}
+    with pytest.raises(AssertionError, match="ValueError at {'at': 0.6"):
+        drive_panels.drive(Panel(shouting, controls, picture("A still.")))
+    deaf = Panel(lambda at, step: picture(f"Only {at:.1f} counts."), controls, picture("A still."))
+    with pytest.raises(AssertionError, match=r"\['step'\] never change the picture"):
+        drive_panels.drive(deaf)
+    counting = Panel(lambda at, step: picture(f"{at:.1f} and {step}."), controls, picture("A still."))
+    assert drive_panels.drive(counting) == 11 + 3 + 4
+
+
+def test_every_kind_of_panel_stands_in_a_chapter_and_is_driven_there(root):
+    sources = [path.read_text(encoding="utf-8") for path in sorted((root / "authoring" / "notebooks").glob("*.py"))]
+    kinds = {name for name in widgets.__all__ if name.endswith("_panel")}
+    assert kinds - set(re.findall(r"widgets\.(\w+_panel)\(", "".join(sources))) == set()
 
 
 def test_the_trading_panels_line_touches_the_curve_at_its_mark_and_cuts_it_nowhere(curves):
@@ -523,6 +530,12 @@ def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, 
         assert panel._inputs[name].value == control.start
     moved = "box" if which == "caption" else "slider"
     assert moved in panel.still.alt and "panel" in panel.still.alt
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#111111"], ids=["light", "dark"])
+def test_the_handle_of_a_slider_stands_out_from_jupyterlabs_page(page):
+    handle = Slider("how far", 0.0, 1.0, 0.1, 0.5).widget(ipywidgets.Layout()).style.handle_color
+    assert contrast(handle, page) >= 3  # what the guidelines ask of the parts of a control
 
 
 def test_curves_that_cannot_be_walked_are_refused(curves):

@@ -132,8 +132,8 @@ course.report()
 #
 # {{ chapter_map }}
 #
-# Times are measured on two CPU cores with real MNIST. The chapters build on one another; each says at its top what
-# it needs.
+# Times are measured on two CPU cores with real MNIST; memory is the most a chapter took, size that of the notebook with its
+# pictures. The chapters build on one another; each says at its top what it needs.
 
 # %% [markdown]
 # ## Notation

@@ -1,6 +1,7 @@
 """What a run shows while it goes on: a bar, lines, or nothing; and how Ctrl-C ends it between two steps."""
 
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 
@@ -26,7 +27,8 @@ class Progress:
         self.eighth = 0
         self.silent = silent
         watched = not silent and course.someone_watches()
-        self.bar = tqdm(total=budget.steps, unit="step", leave=True) if watched else None
+        # On stdout, because notebooks show stderr in red.
+        self.bar = tqdm(total=budget.steps, unit="step", leave=True, file=sys.stdout) if watched else None
 
     def __enter__(self) -> "Progress":
         return self

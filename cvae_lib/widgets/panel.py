@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvae_lib.plots import Picture
+from cvae_lib.plots.picture import BLUE
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 CSS_CLASS = "cvae-panel"
@@ -47,6 +48,7 @@ class Slider:
             step=self.step,
             value=self.start,
             readout_format=".2f",
+            style={"handle_color": BLUE},  # its own white handle is hard to find on a white page
             layout=layout,
         )
 
