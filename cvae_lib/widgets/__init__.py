@@ -10,6 +10,7 @@ from cvae_lib.widgets.captions import caption_panel, caption_sheet, draw_caption
 from cvae_lib.widgets.drawing import draw_digit, draw_panel, style_sheet
 from cvae_lib.widgets.panel import Choice, Count, Panel, Slider, Text
 from cvae_lib.widgets.styles import style_directions, with_style
+from cvae_lib.widgets.training import draw_training, training_panel, training_sheet
 
 __all__ = [
     "Choice",
@@ -32,7 +33,10 @@ __all__ = [
     "draw_caption",
     "draw_digit",
     "draw_panel",
+    "draw_training",
     "style_directions",
     "style_sheet",
+    "training_panel",
+    "training_sheet",
     "with_style",
 ]

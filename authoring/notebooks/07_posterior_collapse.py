@@ -1,0 +1,647 @@
+# %% [markdown]
+# # 07 · Posterior collapse
+#
+# *Why does z fall silent, how do I notice, what helps?*
+#
+# {{ badges }}
+#
+# **Time:** {{ minutes }} on two CPU cores, most of it ten short trainings. **You need:** chapters 03 and 05; a little linear
+# algebra for one section.
+#
+# By the end you can
+#
+# - make a latent fall silent on purpose, in two ways, and watch it happen;
+# - diagnose it with three symptoms and one report, and say which number has a ceiling;
+# - tell when a silent z is right, from what $y$ leaves open;
+# - choose among eleven cures by what they bring back and what they cost.
+
+# %% tags=["install"]
+# {{ install }}
+
+# %%
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cvae_lib import data, evaluation, plots, records, strokes, widgets
+from cvae_lib.conditions import Condition
+from cvae_lib.likelihoods import BernoulliPixels
+from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.objective import elbo_terms
+from cvae_lib.training import fit
+
+torch.manual_seed(0)
+train, test = data.digits("train"), data.digits("test")
+print(f"{train.name}: {len(train)} training and {len(test)} test images")
+
+# %% [markdown]
+# ## Two that stop talking
+#
+# A CVAE has two voices that say what $x$ is: $y$, which is given, and $z$, which the encoder sends and which costs its
+# rate. Suppose the decoder stops listening to $z$. Then $p(x \mid z, y) = p(x \mid y)$, and the bound of chapter 02 becomes
+#
+# $$\text{ELBO} = \log p(x \mid y) - \mathrm{KL}\big(q(z \mid x, y)\,\|\,p(z \mid y)\big). \tag{7.1}$$
+#
+# All the encoder can do now is save the rate: its best $q$ is the prior, the same for every $x$. And if $q$ is the same for
+# every $x$, then $z$ is noise, and the best the decoder can do is not to listen. **Each one's silence is the best answer to the
+# other's.** A model that gets there stays there, or leaves slowly. It is called *posterior collapse*: the posterior has
+# collapsed onto the prior.
+#
+# It shows in three symptoms. You can measure each in a line or two.
+
+# %%
+
+
+@torch.no_grad()
+def symptoms(model, images, y, partner):
+    noise = torch.Generator().manual_seed(0)
+    x = images.pixels(mode="stochastic", generator=noise)
+    q = model.posterior(x, y)
+    mean, std = q.mean, q.stddev  # (N, D) each
+    z = mean + std * torch.randn(mean.shape, generator=noise)
+    own, other = (model.likelihood(some, y).log_prob(x).mean() for some in (z, z[partner]))
+    return {
+        "KL, nats": float((mean**2 + std**2 - 1 - 2 * std.log()).sum(1).mean() / 2),
+        "active latents": float((mean.var(0) > 0.01).sum()),
+        "lost with another z, nats": float(own - other),
+    }
+
+
+# %% [markdown]
+# 1. **The rate goes to 0**: KL from $q$ to the standard normal, in closed form.
+# 2. **The posterior is the prior for every input**: mean 0 and deviation 1, whatever $x$ is. Counted the other way round, a latent
+#    is *active* if its mean moves with the data,
+#
+# $$A_d = \operatorname{Var}_{x}\big(E_q[z_d \mid x, y]\big) > 0.01. \tag{7.2}$$
+#
+#    The 0.01 is Burda, Grosse and Salakhutdinov's, and seldom matters: latents tend to lie far above or far below.
+# 3. **Another z, the same picture**: decode an image with the $z$ of a partner, and see what likelihood that costs.
+#
+# ## First cause: y says it all
+#
+# Now a model to measure them on. We need a $y$ that nearly determines $x$, and a world in which we know it does. The library's pen
+# draws a digit in a given width and slant; what else varies is the hand that holds it. A *hand* is a seed. So here is a
+# catalogue: ten digits, five widths, five slants, by four hands, a thousand pictures.
+
+
+# %%
+def catalogue(hands):
+    images, y = [], []
+    for hand, width, slant in itertools.product(range(hands), range(5), range(5)):
+        looks = {"thickness": 1.6 + 0.55 * width, "slant": -0.4 + 0.25 * slant, "brightness": 1.0}
+        images.append(strokes.draw(torch.arange(10), seed=hand, noise=0, **looks).images)
+        y += [(digit, width, slant, hand) for digit in range(10)]
+    labels = torch.arange(10).repeat(len(images))
+    name = f"catalogue of {hands} hands"
+    return data.ImageSet(torch.cat(images), labels, name, classes=10), torch.tensor(y)
+
+
+images, y = catalogue(4)
+middle = (y[:, 1] == 2) & (y[:, 2] == 2)
+plots.digit_grid(
+    images.subset(middle).pixels(),
+    "The digits 0 to 9 by four hands, one row for each, in the same width and slant. The hands differ in proportions and "
+    "in the shapes of their strokes.",
+    row_labels=["hand 0", "hand 1", "hand 2", "hand 3"],
+)
+
+# %% [markdown]
+# *Figure 7.1. Forty of the thousand pictures: middle width, middle slant. Digit, width, slant and hand fix every grey level.*
+#
+# The pictures are grey levels, and training turns each into zeros and ones by tossing a coin for each pixel, anew in every
+# step. Told all four things, $y$ leaves nothing open but these coins. The condition is four numbers, each as a one-hot row:
+
+
+# %%
+class Order(Condition):
+    def __init__(self, *sizes):
+        super().__init__()
+        self.sizes, self.dim = sizes, sum(sizes)
+
+    def forward(self, y):  # (B, number of things), -1 where not told
+        pairs = zip(y.T, self.sizes, strict=True)
+        rows = [F.one_hot(part + 1, size + 1)[:, 1:] for part, size in pairs]
+        return torch.cat(rows, 1).float()
+
+    def hide(self, y, where):
+        return y.masked_fill(where[:, None], -1)
+
+
+# %% [markdown]
+# Two models, alike but for one thing. One is told the hand, the other is not. Both are looked at every 25 steps while they train.
+# **Predict first.** How many nats will each send through $z$?
+#
+# <details><summary>Answer</summary>
+# Told the hand: none. The coins are tossed anew for every pixel of every image, and each pixel has its own, so no z could
+# help to foresee them. Not told: about ln 4 = 1.39 nats, what it takes to say which of four.
+# </details>
+
+
+# %%
+def watched(images, y, partner, seen, every=25):
+    step = itertools.count()
+
+    def objective(model, x, told):
+        if next(step) % every == 0:
+            seen.append(symptoms(model, images, y, partner))
+        return elbo_terms(model, x, told)
+
+    return objective
+
+
+mirror = torch.arange(len(images)).roll(1)  # the picture before, whatever it shows
+quick = {"learning_rate": 4e-3, "seed": 0, "log_every": 1000}
+runs, readers = {}, {}
+for name, told, sizes in (("hand told", y, (10, 5, 5, 4)), ("hand not told", y[:, :3], (10, 5, 5))):
+    torch.manual_seed(0)
+    model = CVAE(CVAEConfig(latent_dim=8, hidden=(256, 256)), Order(*sizes))
+    looks = watched(images, told, mirror, runs.setdefault(name, []))
+    fit(model, images, y=told, steps=600, objective=looks, **quick)
+    readers[name] = model
+
+# %%
+steps = [25 * look for look in range(len(runs["hand told"]))]
+plots.training_sheets(
+    {what: {name: [look[what] for look in seen] for name, seen in runs.items()} for what in runs["hand told"][0]},
+    steps,
+    "Three charts over 600 steps. Told the hand, the KL, the count of active latents and the cost of another z are at zero "
+    "from early on. Not told, KL rises to somewhat above 1.4 nats, two or three latents are active, and another z costs tens of nats.",
+)
+
+# %% [markdown]
+# *Figure 7.2. The three symptoms while they develop. Both models start with a loud, useless $z$; then one falls silent.*
+#
+# The encoder of the first model saw every picture. It had eight latents to say something with, and says nothing.
+#
+# ## Second cause: a decoder that can do without
+#
+# In chapters 01 to 06 every pixel was independent of the others *given* $z$, so whatever holds pixels together had to come from
+# $z$ or $y$. A decoder need not be so. By the chain rule any distribution over an image is a product of one pixel after another,
+#
+# $$\log p(x \mid z, y) = \sum_{i} \log p(x_i \mid x_1, \dots, x_{i-1}, z, y), \tag{7.3}$$
+#
+# and a network that computes all these factors in one pass is a **masked autoencoder** (MADE): an ordinary network
+# from pixels to pixels, with the connections cut that would let a pixel see itself or what comes after it. Hidden unit $j$
+# may read the first $m_j$ pixels, and help only with those that come later.
+
+
+# %%
+class Masked(nn.Module):
+    def __init__(self, pixels, hidden, latents, numbers, voice=64):
+        super().__init__()
+        place, seen = torch.arange(pixels), torch.arange(hidden) * pixels // hidden
+        self.register_buffer("ins", (place < seen[:, None]).float())  # (H, P) reads the first m_j
+        self.register_buffer("outs", (seen <= place[:, None]).float())  # (P, H) helps with the rest
+        layers = nn.Linear(latents, voice), nn.SiLU(), nn.Linear(voice, voice), nn.SiLU()
+        self.voice = nn.Sequential(*layers)
+        self.hear = nn.Linear(voice + numbers, hidden, bias=False)
+        self.read, self.write = nn.Linear(pixels, hidden), nn.Linear(hidden, pixels)
+
+    def told(self, z, c):  # what z and y say to the hidden units, (..., B, H)
+        return self.hear(torch.cat([self.voice(z), c.expand(*z.shape[:-1], -1)], -1))
+
+    def forward(self, x, z, c):  # (B, P), (..., B, D), (B, C)
+        before = F.linear(x, self.read.weight * self.ins, self.read.bias)
+        h = torch.relu(before + self.told(z, c))
+        return F.linear(h, self.write.weight * self.outs, self.write.bias)  # logits (..., B, P)
+
+
+# %% [markdown]
+# $z$ and $y$ enter where the hidden units are, $z$ through two layers of its own, as in any decoder. To *draw*, there is no way
+# around one pixel after another. Each pixel tosses a coin $u_i$ in $[0, 1)$ and is white if $u_i$ lies below its probability.
+
+
+# %%
+def paint(decoder, z, c, coins):  # coins (..., B, P)
+    ins, outs = decoder.read.weight * decoder.ins, decoder.write.weight * decoder.outs
+    before = decoder.told(z, c) + decoder.read.bias  # what the hidden units know so far
+    x = torch.zeros(*z.shape[:-1], len(outs))
+    for i in range(len(outs)):
+        chance = torch.sigmoid(torch.relu(before) @ outs[i] + decoder.write.bias[i])
+        x[..., i] = (coins[..., i] < chance).float()
+        before = before + x[..., i, None] * ins[:, i]
+    return x  # (..., B, P)
+
+
+# %% [markdown]
+# Objectives and reports ask a model for `likelihood(z, y)`, and of that for `log_prob`, sometimes for `mean`. The mean of a pixel over
+# all that could come before it is no formula; here it is an average of four drawings, *with the same coins for everybody*, so that
+# two of them differ only by what $z$ and $y$ do.
+
+
+# %%
+class PixelByPixel:
+    def __init__(self, decoder, z, c, image_shape):
+        self.decoder, self.z, self.c, self.image_shape = decoder, z, c, image_shape
+
+    def log_prob(self, x):
+        logits = self.decoder(x.flatten(1), self.z, self.c).unflatten(-1, self.image_shape)
+        return BernoulliPixels()(logits).log_prob(x)
+
+    def sample(self, coins=None):
+        pixels = math.prod(self.image_shape)
+        coins = torch.rand(*self.z.shape[:-1], pixels) if coins is None else coins
+        return paint(self.decoder, self.z, self.c, coins).unflatten(-1, self.image_shape)
+
+    @property
+    def mean(self):
+        pixels = math.prod(self.image_shape)
+        coins = torch.rand(4, pixels, generator=torch.Generator().manual_seed(0))
+        return torch.stack([self.sample(row) for row in coins]).mean(0)
+
+
+class Painter(CVAE):
+    def likelihood(self, z, y=None):
+        return PixelByPixel(self.decoder, z, self.condition(y), self.config.image_shape)
+
+
+# %% [markdown]
+# On real digits, at half size to keep it quick: each pixel the mean of four. $y$ is rich, as in chapter 05: the digit, and the
+# tenth of all images it belongs to by thickness and by slant.
+
+
+# %%
+def halved(digits):
+    small = F.avg_pool2d(digits.images.float(), 2).round().byte()  # (N, 1, 14, 14)
+    return data.ImageSet(small, digits.labels, digits.name, classes=10)
+
+
+def orders(digits, edges=None):
+    found = strokes.measure(digits.images)
+    columns = torch.stack([found.thickness, found.slant])  # (2, N)
+    if edges is None:
+        edges = columns.quantile(torch.arange(1, 5) / 5, dim=1).T.contiguous()  # (2, 4)
+    return torch.stack([digits.labels, *torch.searchsorted(edges, columns)], 1), edges
+
+
+asked, edges = orders(train)
+test_asked, _ = orders(test, edges)
+small, small_test = halved(train), halved(test)
+
+
+# %%
+def untrained(decoder=Masked):
+    torch.manual_seed(0)
+    config = CVAEConfig(latent_dim=8, hidden=(128, 128), image_shape=(1, 14, 14))
+    model = Painter(config, Order(10, 5, 5))
+    model.decoder = decoder(14 * 14, 512, 8, model.condition.dim)
+    return model
+
+
+def partners(y):  # the next image of equal y, the first after the last
+    kind = y.unique(dim=0, return_inverse=True)[1]
+    order = kind.argsort(stable=True)
+    after = torch.arange(1, len(y) + 1)
+    counts = kind.bincount()
+    after[counts.cumsum(0) - 1] -= counts
+    return torch.empty_like(order).scatter(0, order, order[after])
+
+
+budget = {"steps": 1000, "learning_rate": 1e-2, "seed": 0, "log_every": 1000}
+some, some_asked = small_test.subset(slice(2000)), test_asked[:2000]
+seen, painter = [], untrained()
+looks = watched(some, some_asked, partners(some_asked), seen)
+history = fit(painter, small, y=asked, objective=looks, **budget)
+
+# %%
+plots.training_sheets(
+    {what: {"painter": [look[what] for look in seen]} for what in seen[0]},
+    [25 * look for look in range(len(seen))],
+    "Three charts over 1,000 steps. The KL of the painter falls to zero within the first hundred steps and stays there, "
+    "with no latent active and nothing lost with another z.",
+)
+
+# %% [markdown]
+# *Figure 7.3. A decoder that can do without $z$. At the start $z$ is noise and costs; the pixels before are there at once. When
+# they have been learned, what $z$ could add is less than the way to it is long.*
+
+# %%
+z = torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
+seven = torch.tensor([[7, 2, 2]]).expand(8, 3)
+coins = torch.rand(2, 196, generator=torch.Generator().manual_seed(2))
+with torch.no_grad():
+    likelihood = painter.likelihood(z, seven)
+    fresh = torch.rand(8, 196, generator=torch.Generator().manual_seed(3))
+    rows = [likelihood.sample(coins[0]), likelihood.sample(coins[1]), likelihood.sample(fresh)]
+plots.digit_grid(
+    torch.cat(rows),
+    "Three rows of eight sevens from eight different z. With the same coins all eight of a row are the same picture; with "
+    "other coins for each they differ.",
+    row_labels=["coins 1", "coins 2", "fresh coins"],
+)
+
+# %% [markdown]
+# *Figure 7.4. Sevens of middle thickness and slant from eight $z$. The third symptom, drawn: another $z$, the same
+# picture. What variety there is comes from the coins.*
+#
+# ## The report
+#
+# `collapse_report` measures all this on data the model has not seen, with standard errors, and judges. It wants to know who
+# shares a $y$; here that is clear, since $y$ is made of whole numbers.
+
+# %%
+print(evaluation.collapse_report(painter, some, y=some_asked))
+
+# %%
+print(evaluation.collapse_report(readers["hand not told"], images, y=y[:, :3]))
+
+# %% [markdown]
+# Collapsed, and only partly collapsed. The second verdict sounds like an illness too, but five idle latents harm nobody: there
+# were four hands to tell apart, and eight latents to do it with. **Idle latents are no collapse; a silent z is.**
+#
+# Both causes in three seeds each:
+
+# %%
+record = records.load("collapse")
+
+
+def table(rows, measures):
+    print(" " * 24 + "".join(f"{title:>16}" for title in measures))
+    for title, name in rows.items():
+        bands = [records.band(record, f"{name}_{figure}") for figure in measures.values()]
+        print(f"{title:<24}" + "".join(f"{band.mean:>8.2f} ± {band.spread:.2f} " for band in bands))
+
+
+print(f"three seeds, recorded by {record['command']}")
+measures = {"rate": "rate", "active": "active", "z swapped": "z_lost"}
+table({"y says it all": "told", "hand not told": "untold", "pixel by pixel": "plain"}, measures)
+
+# %% [markdown]
+# ## When zero is right
+#
+# Is it a disease? Ask what $z$ could say at all. Whatever the networks, it cannot tell more of $x$ than $y$ leaves open:
+#
+# $$I(x; z \mid y) \;\le\; H(x \mid y). \tag{7.4}$$
+#
+# (For any $z$: $I(x; z \mid y) = H(x \mid y) - H(x \mid z, y)$, and for a discrete $x$ the last entropy is not negative.) Here the
+# catalogue pays off. Round its grey levels to zeros and ones, do not tell the hand, and let there be $M$ hands. Then given $y$ there are $M$
+# equally likely pictures, and
+#
+# $$H(x \mid y) = \ln M \quad \text{exactly, if the hands' pictures all differ.} \tag{7.5}$$
+#
+# **Predict first.** For 1, 2, 4, 8 and 16 hands: how much will $z$ say?
+
+# %%
+hands, told_by_z = (1, 2, 4, 8, 16), []
+for count in hands:
+    pictures, what = catalogue(count)
+    what = what[:, :3]
+    torch.manual_seed(0)
+    model = CVAE(CVAEConfig(latent_dim=8, hidden=(256, 256)), Order(10, 5, 5))
+    fit(model, pictures, y=what, steps=600, pixels="threshold", **quick)
+    distinct = len(torch.cat([what, pictures.pixels(mode="threshold").flatten(1)], 1).unique(dim=0))
+    with torch.no_grad():
+        rate = elbo_terms(model, pictures.pixels(mode="threshold"), what).rate.mean()
+    known = 0.0
+    if count > 1:
+        found = evaluation.mutual_information(model, pictures, y=what, pixels="threshold", samples=10)
+        known = found.lower.mean
+    told_by_z.append(known)
+    print(f"{count:>2} hands, {distinct} pictures: H(x|y) = {math.log(count):.3f}, ", end="")
+    print(f"I(x;z|y) = {known:.3f}, rate {rate:.3f} nats")
+
+# %% [markdown]
+# $z$ says what is left to say, nearly to the last digit, and never more. With one hand there is nothing to say, and silence
+# is the optimum: **zero rate is not a symptom where $y$ determines $x$.** (These numbers are exact: a set holds *all* the pictures there are of a
+# $y$, so that the aggregate is no estimate. Elsewhere it is, see below.)
+#
+# The bound is not always tight. Told everything, but with a coin for every pixel, $H(x \mid y)$ is some thirty nats: the coins. The
+# rate was zero all the same, and rightly: $z$ pays only for what *several* pixels share. The decoder makes coins itself.
+#
+# And the painter? It shares what pixels have in common by looking back. Were it perfect, it would need no $z$ either: (7.3)
+# without $z$ can represent any $p(x \mid y)$. For the *likelihood* its silence is no loss. It is one for you, if you wanted $z$: a
+# code to compare images by, a style to keep while you change $y$. **Collapse is a fault only with respect to what z is for.**
+
+# %% [markdown]
+# ## A number with a ceiling
+#
+# Why measure $I(x; z \mid y)$ when there is the KL? Because the rate has two parts (chapter 03 of many a paper, Hoffman and Johnson's
+# surgery): what $z$ says of $x$, and how far the average posterior is off the prior. A rate can be all of the second kind:
+# paid, and nothing said. The first part is estimated from a set of $B$ images of the same $y$,
+#
+# $$\hat I_B = \frac1B \sum_{n} \log \frac{q(z_n \mid x_n)}{\frac1B \sum_{m} q(z_n \mid x_m)} \;\le\; \ln B, \tag{7.6}$$
+#
+# since the sum contains $m = n$. Nothing in the formula warns you when it hits that ceiling.
+
+
+# %%
+def information(mean, std, z):  # (B, D) each
+    q = torch.distributions.Normal(mean, std)
+    table = q.log_prob(z[:, None]).sum(2)  # (B, B): z_n under the posterior of x_m
+    return (table.diagonal() - table.logsumexp(1)).mean() + math.log(len(z))
+
+
+vaes = {}
+for name, beta in (("loud", 1.0), ("quiet", 10.0)):
+    torch.manual_seed(0)
+    config = CVAEConfig(num_classes=0, latent_dim=8, hidden=(128, 128), image_shape=(1, 14, 14))
+    vaes[name] = CVAE(config)
+    fit(vaes[name], small, steps=600, beta=beta, **quick)
+
+# %%
+for count in (50, 500):
+    x = small_test.pixels(torch.arange(count), "stochastic", torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        qs = {name: vae.posterior(x) for name, vae in vaes.items()}
+    said = [f"{name} {information(q.mean, q.stddev, q.sample()):.2f}" for name, q in qs.items()]
+    print(f"by hand, B = {count:>5}, ln B = {math.log(count):.2f}: ", ", ".join(said))
+for count in (500, 5000, len(small_test)):
+    found = {
+        name: evaluation.mutual_information(vae, small_test.subset(slice(count)))
+        for name, vae in vaes.items()
+    }
+    said = [f"{name} {i.lower.mean:.2f} to {i.upper.mean:.2f}" for name, i in found.items()]
+    print(f"library, B = {count:>5}, ln B = {math.log(count):.2f}: ", ", ".join(said))
+
+# %% [markdown]
+# The loud VAE gives back the logarithm of the set's size, whatever the size. Published tables sit at 3.9, which is $\ln 50$. The
+# quiet one settles: larger sets change nothing. So **state B, and see that the result lies well below ln B.** The library gives an
+# upper bound as well, the same without $m = n$, and says when the cap is reached.
+#
+# ## What linear theory says
+#
+# When does a latent pay? Where everything is linear and Gaussian there is an answer, and it is more than a hundred years old.
+# Let $x = Wz + b + \sigma\epsilon$ with $z$ standard normal, and the encoder $q(z \mid x) = \mathcal N(E x, \operatorname{diag} v)$ (data centred). The
+# best such VAE is probabilistic PCA: with eigenvalues $\lambda_1 \ge \lambda_2 \ge \dots$ and eigenvectors $V$ of the data's covariance,
+#
+# $$W = V_D\,(\Lambda_D - \sigma^2)^{1/2}, \qquad \sigma^2 = \frac{1}{P - D} \sum_{i > D} \lambda_i, \tag{7.7}$$
+#
+# with $P$ entries of $x$ and $D$ of $z$. And if $\sigma^2$ is *given*, the stationary points of the bound tell who is alive (Lucas et
+# al. 2019):
+#
+# $$\text{latent } i \text{ is active} \iff \lambda_i > \sigma^2, \qquad \text{and then}\quad \mathrm{KL}_i = \tfrac12 \ln \frac{\lambda_i}{\sigma^2},
+# \quad A_i = 1 - \frac{\sigma^2}{\lambda_i}. \tag{7.8}$$
+#
+# Let us see whether gradients find that, with neither eigenvectors nor formula: digits at $7 \times 7$, so that $P = 49$. The
+# bound of a linear VAE needs of the data only their covariance $C$. Written for the linear CVAE at once, $x = Wz + Uy + \sigma\epsilon$ and an
+# encoder that reads $[x, y]$, where $C$ is that of $[x, y]$:
+
+
+# %%
+def linear_terms(C, W, U, log_noise, E, log_v):
+    pixels = len(W)
+    seen = W @ E + F.pad(U, (pixels, 0))  # what x the model expects from [x, y]: (P, P + Y)
+    miss = torch.eye(pixels, len(C), dtype=C.dtype) - seen
+    error = ((miss @ C) * miss).sum() + (W.square() * log_v.exp()).sum()
+    distortion = (pixels * (math.log(2 * math.pi) + log_noise) + error / log_noise.exp()) / 2
+    rate = (log_v.exp() + ((E @ C) * E).sum(1) - 1 - log_v) / 2  # (D,)
+    return distortion, rate
+
+
+# %%
+def climb(C, pixels, latents, noise=None, iterations=1500):
+    torch.manual_seed(0)
+    others = len(C) - pixels
+    shapes = (pixels, latents), (pixels, others), (), (latents, len(C)), (latents,)
+    parts = [0.1 * torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    if noise is not None:
+        parts[2] = torch.tensor(math.log(noise), dtype=torch.float64)
+    free = [p.requires_grad_() for number, p in enumerate(parts) if noise is None or number != 2]
+    optimiser = torch.optim.LBFGS(
+        free, max_iter=iterations, tolerance_change=1e-12, history_size=30, line_search_fn="strong_wolfe"
+    )
+
+    def loss():
+        optimiser.zero_grad()
+        distortion, rate = linear_terms(C, *parts)
+        (distortion + rate.sum()).backward()
+        return distortion + rate.sum()
+
+    optimiser.step(loss)
+    return [part.detach() for part in parts]
+
+
+# %%
+x = F.avg_pool2d(train.images[:10_000].double() / 255, 4).flatten(1)  # (N, 49)
+one_hot = F.one_hot(train.labels[:10_000], 10).double()
+C = torch.cov(torch.cat([x, one_hot], 1).T, correction=0)  # (59, 59)
+
+
+def principal(covariance):
+    values, vectors = torch.linalg.eigh(covariance)
+    return values.flip(0), vectors.flip(1)  # largest first
+
+
+def evidence(values, latents):  # log-likelihood of pPCA, nats per example
+    rest = values[latents:].mean()
+    logs = values[:latents].log().sum() + (len(values) - latents) * rest.log()
+    return -(len(values) * (math.log(2 * math.pi) + 1) + logs) / 2
+
+
+def angle(W, V):  # the largest angle between two subspaces, degrees
+    Q = torch.linalg.qr(W).Q
+    return math.degrees(math.asin(torch.linalg.matrix_norm(Q - V @ (V.T @ Q), 2)))
+
+
+values, V = principal(C[:49, :49])
+W, U, log_noise, E, log_v = climb(C[:49, :49], 49, 6)
+distortion, rate = linear_terms(C[:49, :49], W, U, log_noise, E, log_v)
+print(f"ELBO {-(distortion + rate.sum()):.4f}, pPCA's log-likelihood {evidence(values, 6):.4f} nats")
+print(f"noise {log_noise.exp():.6f}, mean of the eigenvalues left {values[6:].mean():.6f}")
+print(f"angle to the principal subspace {angle(W, V[:, :6]):.3f} degrees")
+for what, nats in (("KL", rate), ("(7.8)", (values[:6] / log_noise.exp()).log() / 2)):
+    print(f"{what:<6}", *(f"{each:.3f}" for each in nats.sort(descending=True).values))
+
+# %% [markdown]
+# The gradient found the principal subspace. It found even the axes, which maximum likelihood leaves open: an encoder with
+# *independent* entries only reaches the likelihood if $W$'s columns are orthogonal (Lucas et al.; Rolinek et al.).
+#
+# Now hold the noise. **Predict first.** Ten latents, and a noise that lies between the third eigenvalue and the fourth. How
+# many will be active?
+
+# %%
+counts = []
+for alive in (0, 2, 4, 6):
+    noise = float((values[alive] * values[alive - 1]).sqrt() if alive else 1.2 * values[0])
+    W, U, _, E, log_v = climb(C[:49, :49], 49, 10, noise, iterations=400)
+    moves = ((E @ C[:49, :49]) * E).sum(1)  # variance of the posterior means, (10,)
+    counts.append(int((moves > 0.01).sum()))
+    print(f"noise {noise:.3f}, eigenvalues above it {alive}: active latents {counts[-1]}")
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+# Three. Every latent whose direction varies less than the noise is silent, and no optimiser can help: it is the optimum.
+# </details>
+#
+# So one way to collapse needs no bad luck at all: a decoder with more noise than the direction is worth. With a Gaussian decoder whose
+# $\sigma$ is fixed at 1, the usual mean squared error, that is nearly everything.
+#
+# ### And with y
+#
+# For the linear CVAE the same holds of what $y$ leaves over. The best decoder is the **regression** of $x$ on $y$, plus pPCA of its residuals:
+#
+# $$E[x \mid y] = \Sigma_{xy} \Sigma_{yy}^{-1}\, y, \qquad W \text{ as in (7.7), from }\; \Sigma_{xx} - \Sigma_{xy} \Sigma_{yy}^{-1} \Sigma_{yx}. \tag{7.9}$$
+
+# %%
+regression = C[:49, 49:] @ torch.linalg.pinv(C[49:, 49:])
+left, left_V = principal(C[:49, :49] - regression @ C[49:, :49])
+W, U, log_noise, E, log_v = climb(C, 49, 6)
+distortion, rate = linear_terms(C, W, U, log_noise, E, log_v)
+print(f"ELBO {-(distortion + rate.sum()):.4f}, regression and pPCA {evidence(left, 6):.4f} nats")
+print(f"angle to the residuals' principal subspace {angle(W, left_V[:, :6]):.3f} degrees")
+print(f"angle to that of x itself {angle(W, V[:, :6]):.1f} degrees")
+for name, spectrum in (("x", values), ("x given the digit", left)):
+    print(f"eigenvalues of {name:<18}", *(f"{value:.3f}" for value in spectrum[:8]))
+
+# %% [markdown]
+# Look at the two rows of eigenvalues. Everything $y$ explains is taken away from $z$. With the noise held at 0.1, a VAE has
+# five latents alive and a CVAE fewer. **The better the condition, the fewer latents are worth their rate.** If $y$ explained $x$ down to
+# the noise, none would be. That is the first cause, as a theorem.
+
+# %% [markdown]
+# ## Cures
+#
+# You want $z$ back. There are four kinds of cure, and you have met the ideas of most.
+#
+# **Make the rate cheap for a while.** Weigh it by $\beta < 1$ at first and raise $\beta$ to 1, in a line (Bowman et al.) or in several
+# cycles (Fu et al.). $z$ gets used while it is cheap, and, once the decoder relies on it, has a value.
+#
+# **Promise a rate.** *Free bits* stop counting below a floor $\lambda$ for each latent, so that silence saves nothing:
+#
+# $$\text{rate charged} = \sum_d \max\Big(\lambda,\; \tfrac1B \sum_b \mathrm{KL}_{bd}\Big). \tag{7.10}$$
+#
+# Two more build the floor into the encoder. *Batch norm on the mean* gives each latent's means the variance $\gamma^2$ over
+# every batch, and a *δ-VAE* keeps each variance below some $s < 1$:
+#
+# $$\tfrac1B \sum_b \mathrm{KL}_{bd} \ge \tfrac12 \gamma^2, \qquad \mathrm{KL}_{bd} \ge \tfrac12 (s - 1 - \ln s). \tag{7.11}$$
+#
+# **Give the encoder a lead.** Several encoder steps for one of the decoder (He et al.), or the importance-weighted bound of chapter
+# 02, which forgives an encoder that is off.
+#
+# **Make the other voices weaker, or the way from z shorter.** Hide half of the pixels before from the decoder while training (Bowman et
+# al. drop words). Drop parts of $y$. Take a smaller decoder. Or let $z$ skip its own layers (Dieng et al.).
+#
+# Each is a few lines. Three of them:
+
+
+# %%
+def floor_under(kl, floor):  # (B, D)
+    return kl.mean(0).clamp_min(floor).sum()
+
+
+def with_free_bits(model, x, y):
+    terms = elbo_terms(model, x, y)
+    return terms.log_likelihood - floor_under(terms.kl, 0.25)
+
+
+class Normed(nn.Module):
+    def __init__(self, encoder, latents, floor=0.25):
+        super().__init__()
+        self.encoder, self.scale = encoder, math.sqrt(2 * floor)
+        self.norm = nn.BatchNorm1d(latents, affine=False)
+
+    def forward(self, x, c):
+        mean, log_variance = self.encoder(x, c)
+        return self.scale * self.norm(mean.float()), log_variance
+
+
+class Skipping(Masked):
+    def __init__(self, pixels, hidden, latents, numbers):
+        super().__init__(pixels, hidden, latents, numbers)
+        self.skip = nn.Linear(latents, hidden, bias=False)
+
+    def told(self, z, c):
+        return super().told(z, c) + self.skip(z)
