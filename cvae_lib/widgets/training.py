@@ -77,7 +77,10 @@ def training_sheet(runs: Sequence[Run]) -> Picture:
             title = f"free bits {floor:g}, annealing {schedule}"
             panels[title] = {f"β = {run['beta']:g}": _rate(run) for run in asked}
             ends.append(f"{title}: " + " and ".join(f"{_rate(run)[-1]:.1f} at beta {run['beta']:g}" for run in asked))
-    alt = "The rate over recorded trainings, a chart for each setting. It ends, in nats, at: " + "; ".join(ends) + "."
+    alt = (
+        "What the slider of the panel moves through: the rate over recorded trainings, a chart for each setting. "
+        f"It ends, in nats, at: {'; '.join(ends)}."
+    )
     return training_sheets(panels, runs[0]["step"], alt, top=_top(runs)[0], columns=len(options["schedule"]))
 
 
