@@ -204,13 +204,15 @@ def test_chapter_07s_floor_and_information_are_the_librarys():
 @needs_07
 def test_chapter_07s_world_is_that_of_its_study():
     mine = lift(CHAPTER_07, "Order", "catalogue", "halved", "orders")
-    (images, y), (theirs, their_y) = mine["catalogue"](2), collapse.catalogue(2)
-    assert torch.equal(images.images, theirs.images) and torch.equal(y, their_y)
-    order, same = mine["Order"](10, 5, 5, 2), collapse.Order(10, 5, 5, 2)
+    (images, hand), (theirs, their_hand) = mine["catalogue"](2), collapse.catalogue(2)
+    assert torch.equal(images.images, theirs.images) and torch.equal(images.labels, theirs.labels)
+    assert torch.equal(hand, their_hand) and images.num_classes == theirs.num_classes == 90
+    y = torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(4))
+    order, same = mine["Order"](3, 2, 4), collapse.Order(3, 2, 4)
     hidden = order.drop(y, 0.5)
     for some in (y, hidden):
         assert torch.equal(order(some), same(some))
-    assert (order(hidden)[hidden[:, 0] < 0] == 0).all() and (order(y).sum(1) == 4).all()
+    assert (order(hidden)[hidden[:, 0] < 0] == 0).all() and (order(y).sum(1) == 3).all()
     digits = data.strokes("test", count=200)
     assert torch.equal(mine["halved"](digits).images, collapse.halved(digits).images)
     (asked, edges), (theirs, _) = mine["orders"](digits), collapse.orders(digits)
