@@ -153,7 +153,7 @@ def test_the_training_panel_shows_the_look_that_was_asked_for():
         asked = {0: [3.0, 1.0], 50: [0.5, 0.2], 100: [1 / float(run[1]), float(run[2])]}[int(step[1])]
         assert heights == asked and max(heights) <= columns.get_ylim()[1] or int(step[1]) == 0
         assert f"rate {sum(asked):.2f}" in picture.alt
-        assert [line.get_xdata()[-1] for line in curve.lines[1::3]] == [int(step[1])] * 2  # played up to there
+        assert [line.get_xdata()[-1] for line in curve.lines[1::4]] == [int(step[1])] * 2  # played up to there
     between = panel.draw(beta=0.5, floor=0.25, schedule="linear", step=99.0)
     assert "At step 50" in between.alt
 

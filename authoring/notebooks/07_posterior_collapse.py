@@ -5,7 +5,7 @@
 #
 # {{ badges }}
 #
-# **Time:** {{ minutes }} on two CPU cores, most of it ten short trainings. **You need:** chapters 03 and 05; a little linear
+# **Time:** {{ minutes }} on two CPU cores, most of it fifteen short trainings. **You need:** chapters 03 and 05; a little linear
 # algebra for one section.
 #
 # By the end you can
@@ -73,12 +73,12 @@ def symptoms(model, images, y, partner):
 # %% [markdown]
 # 1. **The rate goes to 0**: KL from $q$ to the standard normal, in closed form.
 # 2. **The posterior is the prior for every input**: mean 0 and deviation 1, whatever $x$ is. Counted the other way round, a latent
-#    is *active* if its mean moves with the data,
-#
-# $$A_d = \operatorname{Var}_{x}\big(E_q[z_d \mid x, y]\big) > 0.01. \tag{7.2}$$
-#
-#    The 0.01 is Burda, Grosse and Salakhutdinov's, and seldom matters: latents tend to lie far above or far below.
+#    is *active* if its mean moves with the data, as in (7.2).
 # 3. **Another z, the same picture**: decode an image with the $z$ of a partner, and see what likelihood that costs.
+#
+# $$A_d = \operatorname{Var}_{x}\big(E_q[z_d \mid x, y]\big) > 0.01 \tag{7.2}$$
+#
+# The 0.01 is Burda, Grosse and Salakhutdinov's. Keep it in mind as a low bar.
 #
 # ## First cause: y says it all
 #
@@ -478,9 +478,9 @@ for hands in (1, 2, 4, 8, 16):
 # %% [markdown]
 # ## A number with a ceiling
 #
-# Why measure $I(x; z \mid y)$ when there is the KL? Because the rate has two parts (chapter 03 of many a paper, Hoffman and Johnson's
-# surgery): what $z$ says of $x$, and how far the average posterior is off the prior. A rate can be all of the second kind:
-# paid, and nothing said. The first part is estimated from a set of $B$ images of the same $y$,
+# Why measure $I(x; z \mid y)$ when there is the KL? You have just seen it: the rate has two parts (Hoffman and Johnson), what $z$ says of
+# $x$, and how far the posteriors of one $y$, taken together, lie off the prior. The second is paid, and says
+# nothing. The first is estimated from a set of $B$ images of the same $y$,
 #
 # $$\hat I_B = \frac1B \sum_{n} \log \frac{q(z_n \mid x_n)}{\frac1B \sum_{m} q(z_n \mid x_m)} \;\le\; \ln B, \tag{7.6}$$
 #
@@ -523,7 +523,7 @@ for count in (500, 5000, len(small_test)):
 #
 # ## What linear theory says
 #
-# When does a latent pay? Where everything is linear and Gaussian there is an answer, and it is more than a hundred years old.
+# When does a latent pay? Where everything is linear and Gaussian there is an exact answer.
 # Let $x = Wz + b + \sigma\epsilon$ with $z$ standard normal, and the encoder $q(z \mid x) = \mathcal N(E x, \operatorname{diag} v)$ (data centred). The
 # best such VAE is probabilistic PCA: with eigenvalues $\lambda_1 \ge \lambda_2 \ge \dots$ and eigenvectors $V$ of the data's covariance,
 #

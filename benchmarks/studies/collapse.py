@@ -39,7 +39,7 @@ LEAD, STEPS, BATCH, RATE = 250, 750, 256, 1e-2  # the decoder's steps without z,
 LATENTS = 8
 FLOOR = 0.25  # nats per latent: free bits, delta-VAE and batch norm promise the same
 HANDS = 4
-EVERY = 50  # steps from one look at a training to the next
+EVERY = 75  # steps from one look at a training to the next
 PROTOCOL = (
     "Painters: MNIST at 14 x 14 (2 x 2 means), dynamic binarisation; y: digit, fifth of thickness, fifth of slant; "
     f"encoder MLP of two layers of 128, D = {LATENTS}, masked decoder of 512 hidden units (64 where it says small); "
@@ -50,7 +50,7 @@ PROTOCOL = (
     "binarised training images. Seconds: CPU, one thread, training only. Catalogue: 10 digits x 3 widths x 3 slants by "
     f"{HANDS} hands at 14 x 14 (told, untold: binarised at every step; hands: threshold, the hand not told), y one "
     "label, MLP of one layer of 128 told in every block, D = 8, 400 steps without z, then 600, one-cycle Adam 1e-2. "
-    "Trainings: looks every 50 steps with z, rate and distortion on 2,000, active "
+    "Trainings: looks every 75 steps with z, rate and distortion on 2,000, active "
     "units and I(x;z|y) on 10,000 test images, about 40 of equal y"
 )
 
@@ -348,20 +348,17 @@ READERS: dict[str, tuple[int, bool, data.PixelMode]] = {
 }
 
 
-def work(kept: Path) -> Iterator[str]:
-    """Do what is not kept yet, one piece at a time, and say what was done."""
+def pieces(kept: Path) -> Iterator[tuple[Path, Callable[[], dict[str, Any]]]]:
+    """List what there is to do, and where what was found is kept."""
     made = functools.cache(Digits)  # not before a piece asks for them
     for seed in SEEDS:
-        for name in CURES:
-            if found := keeping.once(kept / f"{name}-{seed}.json", functools.partial(painter, name, seed, made)):
-                yield f"{name}, seed {seed}: {found}"
         for name, settings in READERS.items():
-            if found := keeping.once(kept / f"reader-{name}-{seed}.json", functools.partial(reader, *settings, seed)):
-                yield f"{name}, seed {seed}: {found}"
-        for settings in PLAYER if seed == 0 else PLAYER[:1]:
-            path = kept / f"player-{'-'.join(map(str, settings))}-{seed}.json"
-            if found := keeping.once(path, functools.partial(watched, *settings, seed, made)):
-                yield f"player {settings}, seed {seed}: {found['seen'][-1]}"
+            yield kept / f"reader-{name}-{seed}.json", functools.partial(reader, *settings, seed)
+        for name in CURES:
+            yield kept / f"{name}-{seed}.json", functools.partial(painter, name, seed, made)
+        for setting in PLAYER if seed == 0 else PLAYER[:1]:
+            path = kept / f"player-{'-'.join(map(str, setting))}-{seed}.json"
+            yield path, functools.partial(watched, *setting, seed, made)
 
 
 def run(seed: int, kept: Path) -> dict[str, Any]:
@@ -394,10 +391,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Go on with the study, and write the records when all of it is there."""
     parser = keeping.arguments("collapse", "07")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many minutes")
+    parser.add_argument("--backwards", action="store_true", help="last piece first, to work beside another process")
     options = parser.parse_args(arguments)
     start = time.monotonic()
-    for line in work(options.kept):
-        print(line, flush=True)
+    to_do = list(pieces(options.kept))
+    for path, piece in reversed(to_do) if options.backwards else to_do:
+        if keeping.once(path, piece) is None:
+            continue
+        print(path.stem, flush=True)
         if time.monotonic() - start > 60 * options.minutes:
             print("Stopped; call again with the same folder to go on.")
             return 0

@@ -122,14 +122,18 @@ def training_meter(
         tops: nats at the top of the two charts, so that they do not jump from one setting to the next.
     """
     figure, (curve, bars) = _placed(7.0, 2.7, [(0.6, 0.5, 3.6, 1.8), (4.8, 0.5, 2.1, 1.8)])
-    for (name, values), colour, style in zip(lines.items(), COLOURS, ("-", "--", "-."), strict=False):
+    styles = zip(COLOURS, ("-", "--", "-."), strict=False)
+    for row, ((name, values), (colour, style)) in enumerate(zip(lines.items(), styles, strict=False)):
         curve.plot(steps, values, color="#bbbbbb", linestyle=style, linewidth=1)
-        curve.plot(steps[: now + 1], values[: now + 1], color=colour, linestyle=style, label=name, linewidth=2.2)
+        curve.plot(steps[: now + 1], values[: now + 1], color=colour, linestyle=style, linewidth=2.2)
         curve.plot(steps[now], values[now], color=colour, marker="o")
+        # A legend would take a quarter of the time of the whole picture.
+        at = 0.93 - 0.13 * row
+        curve.plot([0.03, 0.1], [at, at], color=colour, linestyle=style, linewidth=2.2, transform=curve.transAxes)
+        curve.text(0.12, at, name, transform=curve.transAxes, va="center", fontsize=9)
     curve.set(xlim=(0, steps[-1]), ylim=(-0.03 * tops[0], tops[0]), xlabel="step", ylabel="nats")
     curve.set_xticks([0, steps[-1]])
     curve.set_yticks([0, tops[0]])
-    curve.legend(loc="upper left", fontsize=9, frameon=False)
     bars.bar(range(1, len(columns) + 1), columns, color=BLUE)
     bars.set(ylim=(0, tops[1]), xlabel="KL of each latent", xlim=(0.3, len(columns) + 0.7))
     bars.set_yticks([0, tops[1]])
@@ -157,7 +161,7 @@ def training_sheets(
     for axes, (title, lines) in zip(drawn, panels.items(), strict=True):
         for (name, values), colour, style in zip(lines.items(), COLOURS, ("-", "--", "-."), strict=False):
             axes.plot(steps, values, color=colour, linestyle=style, label=name)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=9)
         if top is not None:
             axes.set_ylim(-0.03 * top, top)
     drawn[0].legend(fontsize=9, frameon=False)

@@ -70,7 +70,9 @@ def training_sheet(runs: Sequence[Run]) -> Picture:
     Raises:
         ValueError: if a combination of the settings was not recorded.
     """
-    options, panels, ends = _options(runs), {}, []
+    options = _options(runs)
+    panels: dict[str, dict[str, list[float]]] = {}
+    ends: list[str] = []
     for floor in options["floor"]:
         for schedule in options["schedule"]:
             asked = [_asked(runs, beta, floor, schedule) for beta in options["beta"]]
