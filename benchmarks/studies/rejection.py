@@ -1,10 +1,12 @@
 """What it costs not to be able to ask: rejection from a VAE against a request to a CVAE, over three seeds.
 
-    .venv/bin/python benchmarks/studies/rejection.py      # writes cvae_lib/records/rejection.json
+    python benchmarks/studies/rejection.py      # writes cvae_lib/records/rejection.json
 
+A finished seed is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
 Seconds are compared as a ratio, both measured in one run: drawing and judging until twenty images are acceptable.
 """
 
+import functools
 import sys
 import time
 from typing import Any
@@ -17,6 +19,7 @@ from cvae_lib.evaluation import Judge
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
 
+SEEDS = (0, 1, 2)
 WANTED, AT_ONCE, CERTAIN = 20, 20, 0.9
 PROTOCOL = (
     "MNIST; VAE and CVAE alike: 256-256 SiLU MLPs, D = 20, 8 epochs; draw 20 at a time and judge them until 20 are "
@@ -49,7 +52,7 @@ def run(seed: int, train: data.ImageSet, judge: Judge) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(seed)
         hunts = [[hunt(model, judge, digit, generator) for _ in range(20)] for digit in range(10)]
         figures[name] = [(sum(d for d, _ in h) / 20, sum(s for _, s in h) / 20) for h in hunts]
-    return {
+    found = {
         "seed": seed,
         "rejection_draws_7": figures["rejection"][7][0],
         "conditional_draws_7": figures["conditional"][7][0],
@@ -57,16 +60,17 @@ def run(seed: int, train: data.ImageSet, judge: Judge) -> dict[str, Any]:
         "rejection_draws_worst": max(drawn for drawn, _ in figures["rejection"]),
         "conditional_draws_worst": max(drawn for drawn, _ in figures["conditional"]),
     }
+    return {key: round(value, 3) for key, value in found.items()}
 
 
-def main() -> int:
-    """Run three seeds and write the record."""
+def main(arguments: list[str] | None = None) -> int:
+    """Go on with the study, and write the record when every seed is there."""
+    options = keeping.arguments("rejection", "01").parse_args(arguments)
     train, judge = data.mnist("train"), pretrained.load_judge()
-    runs = []
-    for seed in range(3):
-        runs.append({key: round(value, 3) for key, value in run(seed, train, judge).items()})
-        print(runs[-1], flush=True)
-    keeping.record("rejection", PROTOCOL, runs)
+    files = [options.kept / f"{seed}.json" for seed in SEEDS]
+    for seed, file in zip(SEEDS, files, strict=True):
+        print(keeping.once(file, functools.partial(run, seed, train, judge)) or f"seed {seed} is kept", flush=True)
+    keeping.record("rejection", PROTOCOL, [keeping.read(file) for file in files], options.kept)
     return 0
 
 

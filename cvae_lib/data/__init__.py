@@ -9,7 +9,7 @@ import torch
 from cvae_lib.course import FAST_DATASET, capped, data_root
 from cvae_lib.data._celeba import celeba
 from cvae_lib.data._download import DataUnavailable, Source, ensure_whole, first_line
-from cvae_lib.data._imageset import Batch, Batches, ImageSet, PixelMode, binarise
+from cvae_lib.data._imageset import Batch, Batches, ImageSet, PixelMode, binarise, check_split
 
 __all__ = [
     "Batch",
@@ -104,7 +104,7 @@ def strokes(
     """
     from cvae_lib.strokes import strokes as draw
 
-    _check_split(split)
+    check_split(split)
     truth = draw(split, count=count, seed=seed, device=device)._asdict()
     images, labels, masks = (truth.pop(name) for name in ("images", "labels", "masks"))
     return ImageSet(images, labels, "strokes", attributes=truth, masks=masks, classes=10)
@@ -134,7 +134,7 @@ def faces(
     from cvae_lib.faces import NAMES
     from cvae_lib.faces import faces as draw
 
-    _check_split(split)
+    check_split(split)
     whole = {"train": 20_000, "test": 2_000}[split] if count is None else count
     drawn = draw(split, count=capped(whole, FAST_DATASET), seed=seed)
     attributes = {name: getattr(drawn, name) for name in NAMES}
@@ -169,13 +169,8 @@ def digits(
         if not tried:
             print(f"No MNIST; using the built-in strokes. {error.cause}; to change that, {error.remedy}.")
         _given_up.add(attempt)
-        _check_split(split)
+        check_split(split)
         return strokes(split, count=capped(60_000 if split == "train" else 10_000, FAST_DATASET), device=device)
-
-
-def _check_split(split: str) -> None:
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', not {split!r}.")
 
 
 def _from_torchvision(
@@ -187,7 +182,7 @@ def _from_torchvision(
     download: bool,
 ) -> ImageSet:
     """Load a set through torchvision's class ``kind``, once every file is known to be whole."""
-    _check_split(split)
+    check_split(split)
     folder = data_root(root)
     try:
         from torchvision import datasets  # slow, and only needed here

@@ -7,7 +7,7 @@ import torch
 
 from cvae_lib.course import FAST_DATASET, capped, data_root
 from cvae_lib.data._download import DataUnavailable, first_line
-from cvae_lib.data._imageset import ImageSet
+from cvae_lib.data._imageset import ImageSet, check_split
 
 SIDE, CROP = 32, 140
 # The course's names for faces, by the annotators' own; -1 where theirs says the opposite.
@@ -45,8 +45,7 @@ def celeba(
 
     Source: Liu, Luo, Wang and Tang 2015, arXiv:1411.7766; its licence allows research only.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', not {split!r}.")
+    check_split(split)
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}.")
     folder = data_root(root)

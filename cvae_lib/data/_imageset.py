@@ -15,6 +15,12 @@ PixelMode = Literal["grey", "stochastic", "threshold"]
 Index = slice | Sequence[int] | Int64[Tensor, " b"] | Bool[Tensor, " n"]
 
 
+def check_split(split: str) -> None:
+    """Raise ValueError if there is no such part of a data set."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}.")
+
+
 class Batch(NamedTuple):
     """A minibatch: pixels x in [0, 1], labels y, and each image's position in its set."""
 
