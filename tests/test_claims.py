@@ -198,7 +198,7 @@ def test_chapter_07_z_falls_silent_twice_in_every_seed():
             assert run[f"{cause}_rate"] < 0.1 and run[f"{cause}_active"] == 0
             assert abs(run[f"{cause}_z_lost"]) < 0.1 and abs(run[f"{cause}_information"]) < 0.1
         assert run["untold_active"] >= 1 and run["untold_z_lost"] > 5
-        assert abs(run["untold_information"] - math.log(4)) < 0.05
+        assert math.log(4) - 0.2 < run["untold_information"] < math.log(4)
 
 
 def test_chapter_07_z_tells_what_y_leaves_open_and_no_more():
@@ -206,7 +206,8 @@ def test_chapter_07_z_tells_what_y_leaves_open_and_no_more():
         assert run["hands_1_rate"] < 0.01
         for hands in (2, 4, 8, 16):
             told = run[f"hands_{hands}_information"]
-            assert math.log(hands) - 0.1 < told < math.log(hands) + 1e-4
+            assert 0.9 * math.log(hands) < told < math.log(hands) + 1e-4  # "nearly all", "never more"
+            assert run[f"hands_{hands}_rate"] > 1.5 * told  # "the rate is larger than the information"
 
 
 def test_chapter_07_what_wakes_z_and_what_does_not():
@@ -249,8 +250,8 @@ def test_chapter_07_prints_what_its_prose_says():
         loud = number(rf"by hand, B = +{count}, .*loud ([\d.]+)", text)
         assert math.log(count) - 0.3 < loud <= math.log(count)
     for hands in (2, 4, 8, 16):
-        told = number(rf"^ *{hands} hands, .*I\(x;z\|y\) = ([\d.]+)", text)
-        assert math.log(hands) - 0.1 < told < math.log(hands) + 1e-3
+        told = number(rf"^ *{hands} hands: .*I\(x;z\|y\) = ([\d.]+)", text)
+        assert 0.9 * math.log(hands) < told < math.log(hands) + 1e-3
     assert "z is collapsed" in text and "z is partly collapsed" in text
     silent = number(r"decoder ahead +-log p\(x\|y\) ([\d.]+), active 0", text)
     for name in ("annealing", "free bits", "batch norm"):
