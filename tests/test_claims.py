@@ -257,3 +257,16 @@ def test_chapter_07_prints_what_its_prose_says():
     for name in ("annealing", "free bits", "batch norm"):
         nll = number(rf"^{name} +-log p\(x\|y\) ([\d.]+), active [1-8]", text)
         assert nll < silent and number(rf"^{name} .* I\(x;z\|y\) ([\d.]+) to", text) > 1
+
+
+def test_chapter_07_what_the_player_shows():
+    plays = {(run["beta"], run["floor"], run["schedule"]): run for run in runs("collapse_training") if run["seed"] == 0}
+    rate = {key: [sum(row) for row in run["kl"]] for key, run in plays.items()}
+    assert max(rate[1.0, 0.0, "none"]) < 0.1 and rate[1.0, 0.0, "none"][1] < 0.05
+    annealed = rate[1.0, 0.0, "linear"]
+    assert max(annealed) > 6 and 3 < annealed[-1] < 4
+    for (beta, _, _), run in plays.items():
+        if beta == 0.5:
+            assert run["information"][-1] < 3.8 and sum(run["kl"][-1]) > 4
+    bounds = {key: -run["distortion"][-1] - rate[key][-1] for key, run in plays.items()}
+    assert min(bounds.values()) < bounds[1.0, 0.0, "none"] - 1.5

@@ -812,7 +812,12 @@ widgets.training_panel(records.load("collapse_training")["runs"])
 # *Figure 7.6. In a running notebook, a player: choose weight, floor and schedule, and move through the steps. On a still page, the rate over
 # all twelve trainings. (One seed; the decoder had its lead in each.)*
 #
-# PANEL
+# With weight 1 and nothing else, the rate is gone at the second look. Linear annealing lets it climb to seven nats while it is cheap;
+# as $\beta$ nears 1 at step 375 it comes down to somewhat under four, and there it stays: $z$ has made itself useful. Halving the weight for good
+# prevents the collapse too, but it is another objective: the rate goes up to 13 nats, and the bound, which counts every nat in
+# full, gets worse by up to two. That dial is chapter 08's. And look at the information at $\beta = 0.5$: it
+# climbs to 3.7 or 3.8 and stops, whatever the rate does. In the panel it comes from the test set, where about forty images share a $y$. You
+# know that number.
 
 # %% [markdown]
 # ## Pitfalls
