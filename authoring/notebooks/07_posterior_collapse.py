@@ -183,7 +183,7 @@ plots.training_sheets(
     },
     [25 * look for look in range(len(runs["hand told"]))],
     "Three charts over 600 steps. Told the hand, the KL, the count of active latents and the cost of another z are at zero "
-    "nearly all the time. Not told, KL rises to several nats, all latents are active, and another z costs tens of nats.",
+    "nearly all the time. Not told, KL rises to about four nats, all latents are active, and another z costs tens of nats.",
 )
 
 # %% [markdown]
@@ -780,7 +780,9 @@ names = {
 costs = {title: [run[f"{name}_nll"] for run in record["runs"]] for title, name in cures.items()}
 plots.seed_dots(
     {"I(x;z|y), at least, nats": names, "-log p(x|y), nats": costs},
-    "Two columns of dots, three seeds for each of thirteen rows.",
+    "Two columns of dots, three seeds for each of thirteen rows. Information: about 3.4 nats for linear annealing, 3.1 for "
+    "the delta-VAE, 2.4 for batch norm, 1.8 for free bits, 1.5 for hidden pixels, one or less for the others, none for the "
+    "silent painter. Minus log-likelihood: between 32.6 and 33.8 nats, but 36 with 64 hidden units.",
 )
 
 # %% [markdown]
