@@ -5,6 +5,8 @@ import math
 import sys
 from types import ModuleType
 
+import collapse
+import masked
 import pytest
 import torch
 from lifting import ROOT, lift
@@ -12,9 +14,10 @@ from lifting import ROOT, lift
 from cvae_lib import data, evaluation
 from cvae_lib.conditioning import CrossAttention, conditioning
 from cvae_lib.conditions import AttributeCondition, CaptionCondition, Tokens, Vocabulary
+from cvae_lib.evaluation.information import _against_aggregate
 from cvae_lib.laboratory import water_filling
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.objective import Linear, elbo_terms, kl_per_latent
+from cvae_lib.objective import Linear, elbo_terms, free_bits, kl_per_latent
 from cvae_lib.priors import ConditionalGaussian
 from cvae_lib.priors._gaussians import diagonal_gaussian
 from cvae_lib.training import seeded
@@ -272,3 +275,98 @@ def test_chapter_08s_models_are_those_of_its_study():
     source = (ROOT / "authoring" / "notebooks" / f"{CHAPTER_08}.py").read_text(encoding="utf-8")
     assert f"steps={study.STEPS}" in source and f"steps={study.FACTOR_STEPS}" in source
     assert study.rising(30, 940) == Linear(564, 1.0, 30.0) and study.rising(0.3, 940) == 0.3
+
+
+CHAPTER_07 = "07_posterior_collapse"
+needs_07 = pytest.mark.skipif(not (ROOT / f"notebooks/{CHAPTER_07}.ipynb").exists(), reason="not built")
+
+
+@needs_07
+def test_chapter_07s_symptoms_are_the_librarys():
+    symptoms = lift(CHAPTER_07, "symptoms")["symptoms"]
+    images = data.strokes("test", count=60)
+    model = CVAE(CVAEConfig(latent_dim=5, hidden=(16,))).eval()
+    with torch.no_grad():
+        model.encoder.net.layers[-1].weight[2:] *= 0.01  # means that hardly move
+        model.decoder.net.layers[0].weight *= 4
+    found = symptoms(model, images, images.labels, torch.arange(60).roll(1))
+    x = images.pixels(mode="stochastic", generator=torch.Generator().manual_seed(0))
+    assert found["KL, nats"] == pytest.approx(float(elbo_terms(model, x, images.labels).rate.mean()), rel=1e-4)
+    count = evaluation.active_units(model, images).count
+    assert found["active latents"] == count and 0 < count < 5
+    assert found["lost with another z, nats"] > 0
+    model.decoder.net.layers[0].weight.data[:, :5] = 0  # a decoder that is deaf to z
+    deaf = symptoms(model, images, images.labels, torch.arange(60).roll(1))
+    assert deaf["lost with another z, nats"] == pytest.approx(0, abs=1e-4)
+
+
+@needs_07
+def test_chapter_07s_partners_share_their_y_and_are_somebody_elses():
+    y = torch.randint(0, 2, (40, 3))
+    y[0] = 7  # a loner
+    partner = lift(CHAPTER_07, "partners")["partners"](y)
+    assert torch.equal(y[partner], y) and partner[0] == 0
+    assert torch.equal(partner.sort().values, torch.arange(40))
+    assert ((partner != torch.arange(40)) | ((y[:, None] == y).all(2).sum(1) == 1)).all()
+
+
+@needs_07
+def test_chapter_07s_floor_and_information_are_the_librarys():
+    mine = lift(CHAPTER_07, "floor_under", "information")
+    kl = torch.rand(20, 6)
+    torch.testing.assert_close(mine["floor_under"](kl, 0.5), free_bits(kl, 0.5))
+    mean, std = torch.randn(30, 4), 0.3 + torch.rand(30, 4)
+    z = mean + std * torch.randn(30, 4)
+    own, others = _against_aggregate(z[None], mean, std)
+    lower = (own - torch.logaddexp(own, others)).mean() + math.log(30)
+    torch.testing.assert_close(mine["information"](mean, std, z), lower)
+
+
+@needs_07
+def test_chapter_07s_world_is_that_of_its_study():
+    mine = lift(CHAPTER_07, "Order", "catalogue", "halved", "orders")
+    (images, hand), (theirs, their_hand) = mine["catalogue"](2), collapse.catalogue(2)
+    assert torch.equal(images.images, theirs.images) and torch.equal(images.labels, theirs.labels)
+    assert torch.equal(hand, their_hand) and images.num_classes == theirs.num_classes == 90
+    y = torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(4))
+    order, same = mine["Order"](3, 2, 4), collapse.Order(3, 2, 4)
+    hidden = order.drop(y, 0.5)
+    for some in (y, hidden):
+        assert torch.equal(order(some), same(some))
+    assert (order(hidden)[hidden[:, 0] < 0] == 0).all() and (order(y).sum(1) == 3).all()
+    digits = data.strokes("test", count=200)
+    assert torch.equal(mine["halved"](digits).images, collapse.halved(digits).images)
+    (asked, edges), (theirs, _) = mine["orders"](digits), collapse.orders(digits)
+    assert torch.equal(asked, theirs) and (asked[:, 1:].T.flatten().bincount() == 80).all()
+    assert torch.equal(mine["orders"](digits, edges)[0], asked)
+
+
+@needs_07
+@pytest.mark.parametrize("name", ["Masked", "Skipping"])
+def test_chapter_07s_painter_is_that_of_its_study(name):
+    lifted = lift(CHAPTER_07, "Masked", "Skipping", "paint", "PixelByPixel", "Painter")
+    mine, theirs = lifted[name](196, 40, 3, 5), getattr(masked, name)(196, 40, 3, 5)
+    theirs.load_state_dict(mine.state_dict())
+    x, z, c = (torch.rand(6, 196) < 0.3).float(), torch.randn(2, 6, 3), torch.randn(6, 5)
+    torch.testing.assert_close(mine(x, z, c), theirs(x, z, c))
+    coins = torch.rand(2, 6, 196)
+    drawn = lifted["paint"](mine, z, c, coins)
+    assert torch.equal(drawn, theirs.paint(z, c, coins))
+    for row in range(2):  # what was drawn pixel by pixel is what one pass over the finished picture says
+        chances = torch.sigmoid(mine(drawn[row], z[row], c))
+        assert ((coins[row] < chances) == drawn[row].bool()).float().mean() > 0.999
+    shape = (1, 14, 14)
+    ours, other = lifted["PixelByPixel"](mine, z, c, shape), masked.PixelByPixel(theirs, z, c, shape)
+    torch.testing.assert_close(ours.log_prob(x.view(6, *shape)), other.log_prob(x.view(6, *shape)))
+    assert torch.equal(ours.mean, other.mean)
+
+
+@needs_07
+def test_chapter_07s_batch_norm_is_that_of_its_study():
+    encoder = CVAE(CVAEConfig(num_classes=0, latent_dim=8, hidden=(9,))).encoder
+    mine, theirs = lift(CHAPTER_07, "Normed")["Normed"](encoder, 8), collapse.Normed(encoder)
+    x = torch.rand(12, 1, 28, 28)
+    for training in (True, False):
+        mine.train(training), theirs.train(training)
+        for ours, other in zip(mine(x, None), theirs(x, None), strict=True):
+            torch.testing.assert_close(ours, other)

@@ -28,7 +28,7 @@ def printed(chapter: str) -> str:
     return "\n".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
 
 
-def number(pattern: str, text: str, flags: int = 0) -> float:
+def number(pattern: str, text: str, flags: int = re.M) -> float:
     match = re.search(pattern, text, flags)
     assert match, f"nothing printed matches {pattern!r}"
     return float(match[1])
@@ -340,3 +340,88 @@ def test_chapter_08_beta_and_disentanglement():
         for beta in (1, 8):
             found = sum(run[f"factors_{beta}_r2_{name}"] for name in ("thickness", "slant", "x", "y")) / 4
             assert 0.6 < found < 0.8
+
+
+WAKENED = ("linear", "delta", "batch_norm", "free_bits", "forgetful")  # more than a nat back in every seed
+HALF = ("cyclical", "aggressive", "skip", "importance", "together")
+
+
+def test_chapter_07_z_falls_silent_twice_in_every_seed():
+    for run in runs("collapse"):
+        for cause in ("told", "plain"):
+            assert run[f"{cause}_rate"] < 0.1 and run[f"{cause}_active"] == 0
+            assert abs(run[f"{cause}_z_lost"]) < 0.1 and abs(run[f"{cause}_information"]) < 0.1
+        assert run["untold_active"] >= 1 and run["untold_z_lost"] > 5
+        assert math.log(4) - 0.2 < run["untold_information"] < math.log(4)
+
+
+def test_chapter_07_z_tells_what_y_leaves_open_and_no_more():
+    for run in runs("collapse"):
+        assert run["hands_1_rate"] < 0.01
+        for hands in (2, 4, 8, 16):
+            told = run[f"hands_{hands}_information"]
+            assert 0.9 * math.log(hands) < told < math.log(hands) + 1e-4  # "nearly all", "never more"
+            assert run[f"hands_{hands}_rate"] > 1.5 * told  # "the rate is larger than the information"
+
+
+def test_chapter_07_what_wakes_z_and_what_does_not():
+    for run in runs("collapse"):
+        told = {name: run[f"{name}_information"] for name in (*WAKENED, *HALF)}
+        for name in WAKENED:
+            assert told[name] > 1 and run[f"{name}_active"] >= 1 and run[f"{name}_z_lost"] > 2
+        assert told["linear"] == max(told.values())
+        assert all(0.2 < told[name] < 1.2 for name in HALF)
+        assert run["y_dropped_information"] < 0.25  # "next to nothing"
+        assert run["linear_information"] < run["linear_cap"] - math.log(2)  # the cap is not the limit
+
+
+def test_chapter_07_what_the_cures_cost():
+    for run in runs("collapse"):
+        silent = run["plain_nll"]
+        for name in ("linear", "delta", "batch_norm", "free_bits"):
+            assert run[f"{name}_nll"] < silent
+        assert run["small_nll"] > silent + 2
+        for name in ("forgetful", "aggressive"):
+            assert silent + 0.2 < run[f"{name}_nll"] < silent + 0.8
+        times = {key: value for key, value in run.items() if key.endswith("_time")}
+        dearest, *others = sorted(times, key=times.__getitem__, reverse=True)
+        assert dearest == "importance_time" and times[dearest] > 1.5 > max(times[name] for name in others)
+        diversity = [value for key, value in run.items() if key.endswith("_diversity")]
+        assert min(diversity) > 0.97 and max(diversity) < 1.05
+        assert run["importance_active"] >= 4 and run["importance_information"] < 1.2
+
+
+def test_chapter_07_prints_what_its_prose_says():
+    text = printed("07_posterior_collapse")
+    elbo, best = re.findall(r"ELBO ([-\d.]+), (?:pPCA's log-likelihood|regression and pPCA) ([-\d.]+) nats", text)[0]
+    assert abs(float(elbo) - float(best)) < 0.1
+    elbo, best = re.findall(r"ELBO ([-\d.]+), regression and pPCA ([-\d.]+) nats", text)[0]
+    assert abs(float(elbo) - float(best)) < 0.1
+    assert number(r"angle to the principal subspace ([\d.]+) degrees", text) < 1
+    assert number(r"angle to the residuals' principal subspace ([\d.]+) degrees", text) < 1
+    alive = re.findall(r"eigenvalues above it (\d+): active latents (\d+)", text)
+    assert len(alive) >= 4 and all(expected == found for expected, found in alive)
+    for count in (50, 500):
+        loud = number(rf"by hand, B = +{count}, .*loud ([\d.]+)", text)
+        assert math.log(count) - 0.3 < loud <= math.log(count)
+    for hands in (2, 4, 8, 16):
+        told = number(rf"^ *{hands} hands: .*I\(x;z\|y\) = ([\d.]+)", text)
+        assert 0.9 * math.log(hands) < told < math.log(hands) + 1e-3
+    assert "z is collapsed" in text and "z is partly collapsed" in text
+    silent = number(r"decoder ahead +-log p\(x\|y\) ([\d.]+), active 0", text)
+    for name in ("annealing", "free bits", "batch norm"):
+        nll = number(rf"^{name} +-log p\(x\|y\) ([\d.]+), active [1-8]", text)
+        assert nll < silent and number(rf"^{name} .* I\(x;z\|y\) ([\d.]+) to", text) > 1
+
+
+def test_chapter_07_what_the_player_shows():
+    plays = {(run["beta"], run["floor"], run["schedule"]): run for run in runs("collapse_training") if run["seed"] == 0}
+    rate = {key: [sum(row) for row in run["kl"]] for key, run in plays.items()}
+    assert max(rate[1.0, 0.0, "none"]) < 0.1 and rate[1.0, 0.0, "none"][1] < 0.05
+    annealed = rate[1.0, 0.0, "linear"]
+    assert max(annealed) > 6 and 3 < annealed[-1] < 4
+    for (beta, _, _), run in plays.items():
+        if beta == 0.5:
+            assert run["information"][-1] < 3.8 and sum(run["kl"][-1]) > 4
+    bounds = {key: -run["distortion"][-1] - rate[key][-1] for key, run in plays.items()}
+    assert min(bounds.values()) < bounds[1.0, 0.0, "none"] - 1.5

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from collapse import Committed
 from lifting import lift
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from cvae_lib import data
 from cvae_lib.conditioning import conditioning
 from cvae_lib.conditions import AttributeCondition, CaptionCondition, Vocabulary, masked_mean
-from cvae_lib.evaluation import calibration
+from cvae_lib.evaluation import active_units, calibration
 from cvae_lib.laboratory import LinearEncoder, LinearGaussian, full_gaussian
 from cvae_lib.likelihoods import GaussianPixels
 from cvae_lib.model import CVAE, CVAEConfig
@@ -748,3 +750,198 @@ def test_equation_8_9_is_the_gap_between_the_two_best_tellers():
     # Informations of Gaussians, over the entropy of twenty bins.
     exact = -0.5 * (1 - rho**2).log()
     assert gap(codes, factor).item() == pytest.approx(float(exact[0] - exact[1]) / math.log(20), abs=0.02)
+
+
+# --- chapter 07 -----------------------------------------------------------------------------------------------------
+
+CHAPTER_07 = "07_posterior_collapse"
+needs_07 = pytest.mark.skipif(not (ROOT / f"notebooks/{CHAPTER_07}.ipynb").exists(), reason="not built")
+
+
+def test_equation_7_1_of_a_deaf_decoder_all_that_is_left_is_minus_the_rate(tiny):
+    with torch.no_grad():
+        tiny.decoder.net.layers[0].weight[:, 0] = 0  # z's column
+    y = torch.full((16,), 2)
+    terms = elbo_terms(tiny, EVERY_IMAGE, y)
+    kl = kl_divergence(tiny.posterior(EVERY_IMAGE, y), tiny.prior(y))
+    assert kl.min() > 0.01
+    torch.testing.assert_close(terms.elbo, exact(tiny, 2) - kl, atol=1e-6, rtol=0)
+
+
+def test_equation_7_2_counts_the_latents_whose_mean_moves():
+    images = data.ImageSet((255 * EVERY_IMAGE).byte(), torch.arange(16) % 3, "all", classes=3)
+    model = CVAE(CVAEConfig(num_classes=3, latent_dim=6, hidden=(5,), image_shape=(1, 2, 2))).eval()
+    with torch.no_grad():
+        model.encoder.net.layers[-1].weight[:3] *= 0.01  # three means that hardly move
+    means = model.posterior(images.pixels(), images.labels).mean.double()
+    by_hand = sum(float((means[:, d] - means[:, d].mean()).square().sum() / 15) > 0.01 for d in range(6))
+    assert active_units(model, images).count == by_hand
+    assert 0 < by_hand < 6
+
+
+@pytest.fixture
+def masked() -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+    decoder = lift(CHAPTER_07, "Masked")["Masked"](4, 9, 2, 3).double()
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter)
+    return decoder, torch.randn(16, 2).double(), torch.randn(16, 3).double()
+
+
+@needs_07
+def test_equation_7_3_the_factors_see_only_what_came_before_and_multiply_to_a_distribution(masked):
+    decoder, z, c = masked
+    x = EVERY_IMAGE.flatten(1)
+    logits = decoder(x, z, c)
+    for i in range(4):
+        other = x.clone()
+        other[:, i] = 1 - other[:, i]
+        moved = (decoder(other, z, c) != logits).any(0)
+        assert not moved[: i + 1].any() and (i == 3 or moved[i + 1 :].any())
+    same = decoder(x, z[:1].expand(16, -1), c[:1].expand(16, -1))
+    log_p = torch.nn.functional.logsigmoid(torch.where(x > 0, same, -same)).sum(1)
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_equation_7_4_z_tells_no_more_than_y_leaves_open():
+    def mutual(joint):  # (x, z) of one y, nats
+        outer = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+        return torch.where(joint > 0, joint * (joint / outer).log(), 0).sum()
+
+    for _ in range(200):
+        p_x = torch.distributions.Dirichlet(torch.full((6,), 0.5).double()).sample()  # p(x|y)
+        q = torch.distributions.Dirichlet(torch.full((6, 8), 0.2).double()).sample()  # q(z|x,y)
+        entropy = -torch.special.xlogy(p_x, p_x).sum()
+        assert mutual(p_x[:, None] * q) <= entropy + 1e-12
+    every_x_its_own = torch.diag(p_x)
+    assert mutual(every_x_its_own).item() == pytest.approx(entropy.item(), abs=1e-12)
+
+
+@needs_07
+def test_equation_7_5_the_catalogue_leaves_open_the_logarithm_of_its_hands():
+    lifted = lift(CHAPTER_07, "catalogue", "halved", "left_open")
+    images, _ = lifted["catalogue"](3)
+    assert lifted["left_open"](images) == pytest.approx(math.log(3), abs=1e-5)
+    x, entropy = images.pixels(mode="threshold").flatten(1), 0.0
+    for label in range(90):
+        _, counts = x[images.labels == label].unique(dim=0, return_counts=True)
+        entropy += torch.distributions.Categorical(counts.double()).entropy().item() / 90
+    assert entropy == pytest.approx(math.log(3), abs=1e-12)
+    twice = data.ImageSet(images.images[:10].repeat(2, 1, 1, 1), images.labels[:10].repeat(2), "twice", classes=10)
+    assert lifted["left_open"](twice) == pytest.approx(0, abs=1e-6)  # two hands that draw alike leave nothing open
+
+
+@needs_07
+def test_equation_7_6_stops_at_the_logarithm_of_b():
+    information = lift(CHAPTER_07, "information")["information"]
+    for size in (2, 10, 50):
+        mean, std = 2 * torch.randn(size, 3), 0.1 + torch.rand(size, 3)
+        assert information(mean, std, mean + std * torch.randn(size, 3)) <= math.log(size) + 1e-5
+        apart = 1000 * torch.arange(size)[:, None].float().expand(-1, 3)
+        assert information(apart, std, apart).item() == pytest.approx(math.log(size), abs=1e-5)
+
+
+def spectrum() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a covariance of 6 entries with its eigenvalues, largest first, and eigenvectors."""
+    vectors = torch.linalg.qr(torch.randn(6, 6).double()).Q
+    values = torch.tensor([4.0, 2.5, 1.5, 0.6, 0.3, 0.2]).double()
+    return vectors @ torch.diag(values) @ vectors.T, values, vectors
+
+
+def stationary(values, vectors, noise, latents):
+    """Return the decoder and encoder of (7.7) for a given noise; a direction below it gets a silent latent."""
+    kept = values[:latents]
+    alive = kept > noise
+    weight = vectors[:, :latents] * (kept - noise).clamp_min(0).sqrt()
+    variance = torch.where(alive, noise / kept, 1.0)
+    return weight, weight.T / torch.where(alive, kept, 1.0)[:, None], variance
+
+
+@needs_07
+def test_equation_7_7_is_where_the_bound_of_the_linear_vae_touches_its_evidence():
+    linear_terms = lift(CHAPTER_07, "linear_terms")["linear_terms"]
+    C, values, vectors = spectrum()
+    noise = values[2:].mean()
+    weight, encoder, variance = stationary(values, vectors, noise, 2)
+    parts = [weight, torch.zeros(6, 0).double(), noise.log(), encoder, variance.log()]
+    parts = [part.clone().requires_grad_() for part in parts]
+    distortion, rate = linear_terms(C, *parts)
+    (distortion + rate.sum()).backward()
+    assert all(part.grad.abs().max() < 1e-12 for part in parts if part.numel())
+    model = weight @ weight.T + noise * torch.eye(6).double()
+    evidence = -0.5 * (6 * math.log(2 * math.pi) + torch.logdet(model) + torch.linalg.solve(model, C).trace())
+    assert -(distortion + rate.sum()).item() == pytest.approx(evidence.item(), abs=1e-12)
+    lifted = lift(CHAPTER_07, "evidence")["evidence"](values, 2)
+    assert lifted.item() == pytest.approx(evidence.item(), abs=1e-12)
+
+
+@needs_07
+def test_equation_7_8_a_latent_is_active_where_its_eigenvalue_exceeds_the_noise():
+    linear_terms = lift(CHAPTER_07, "linear_terms")["linear_terms"]
+    C, values, vectors = spectrum()
+    noise = torch.tensor(1.0).double()  # between the third and the fourth
+    weight, encoder, variance = stationary(values, vectors, noise, 5)
+    parts = [part.clone().requires_grad_() for part in (weight, encoder, variance.log())]
+    distortion, rate = linear_terms(C, parts[0], torch.zeros(6, 0).double(), noise.log(), *parts[1:])
+    (distortion + rate.sum()).backward()
+    assert all(part.grad.abs().max() < 1e-12 for part in parts)
+    torch.testing.assert_close(rate[:3], 0.5 * (values[:3] / noise).log())
+    torch.testing.assert_close((encoder @ C @ encoder.T).diagonal()[:3], 1 - noise / values[:3])
+    assert rate[3:].abs().max() < 1e-12
+    # Waking latent i at a stationary point where all are silent pays if and only if its eigenvalue exceeds the noise.
+    for i, value in enumerate(values):
+        small = 1e-3 * vectors[:, i : i + 1]
+        model = small @ small.T + noise * torch.eye(6).double()
+        evidence = [-torch.logdet(m) - torch.linalg.solve(m, C).trace() for m in (model, noise * torch.eye(6).double())]
+        assert bool(evidence[0] > evidence[1]) == bool(value > noise)
+
+
+@needs_07
+def test_equation_7_9_the_linear_cvae_is_a_regression_and_the_pca_of_what_it_leaves():
+    linear_terms = lift(CHAPTER_07, "linear_terms")["linear_terms"]
+    root = torch.randn(9, 9).double()
+    C = root @ root.T / 9  # of [x, y], with 6 entries of x and 3 of y
+    regression = C[:6, 6:] @ torch.linalg.inv(C[6:, 6:])
+    values, vectors = torch.linalg.eigh(C[:6, :6] - regression @ C[6:, :6])
+    values, vectors = values.flip(0), vectors.flip(1)
+    noise = values[2:].mean()
+    weight, encoder, variance = stationary(values, vectors, noise, 2)
+    reads = torch.cat([encoder, -encoder @ regression], 1)
+    parts = [part.clone().requires_grad_() for part in (weight, regression, noise.log(), reads, variance.log())]
+    distortion, rate = linear_terms(C, *parts)
+    (distortion + rate.sum()).backward()
+    assert all(part.grad.abs().max() < 1e-10 for part in parts)
+    model = weight @ weight.T + noise * torch.eye(6).double()
+    error = (vectors * values) @ vectors.T
+    evidence = -0.5 * (6 * math.log(2 * math.pi) + torch.logdet(model) + torch.linalg.solve(model, error).trace())
+    assert -(distortion + rate.sum()).item() == pytest.approx(evidence.item(), abs=1e-10)
+
+
+@needs_07
+def test_equation_7_10_silence_below_the_floor_saves_nothing():
+    floor_under = lift(CHAPTER_07, "floor_under")["floor_under"]
+    kl = torch.tensor([[0.1, 0.6], [0.2, 0.8]], requires_grad=True)
+    charged = floor_under(kl, 0.25)
+    charged.backward()
+    assert charged.item() == pytest.approx(0.25 + 0.7)
+    torch.testing.assert_close(kl.grad, torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
+
+
+@needs_07
+def test_equation_7_11_both_encoders_keep_their_promise():
+    normed = lift(CHAPTER_07, "Normed")["Normed"]
+
+    class Silent(torch.nn.Module):  # an encoder that would rather say nothing
+        def forward(self, x, c):
+            return 1e-2 * x[:, :3], torch.zeros(len(x), 3)
+
+    mean, log_variance = normed(Silent(), 3).train()(torch.randn(64, 5), None)
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+    assert (kl.mean(0) > 0.25 - 0.05).all()  # the small constant in batch norm costs 10% at so small a variance
+    committed = Committed(Silent())
+    assert 0.5 * (committed.most - 1 - math.log(committed.most)) == pytest.approx(0.25, abs=1e-5)
+    means, variances = torch.meshgrid(
+        torch.linspace(-2, 2, 41), torch.linspace(1e-3, committed.most, 200), indexing="ij"
+    )
+    assert (0.5 * (means.square() + variances - 1 - variances.log())).min().item() > 0.25 - 1e-5
+    _, bounded = committed(torch.randn(64, 5), None)
+    assert (bounded.exp() < committed.most).all()

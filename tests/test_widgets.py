@@ -91,6 +91,24 @@ def nats(picture: plots.Picture) -> dict[str, float]:
     return {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
 
 
+def trainings() -> list[dict[str, Any]]:
+    """Return made-up recorded trainings, of two latents and three looks, for every setting."""
+    return [
+        {
+            "seed": 0,
+            "beta": beta,
+            "floor": floor,
+            "schedule": schedule,
+            "step": [0, 50, 100],
+            "kl": [[3.0, 1.0], [0.5, 0.2], [1 / beta, floor]],
+            "information": [0.1, 0.4, 1.0],
+            "active": [2, 1, 1],
+            "distortion": [100.0, 60.0, 50.0],
+        }
+        for beta, floor, schedule in itertools.product((1.0, 0.5), (0.0, 0.25), ("none", "linear"))
+    ]
+
+
 # --- each panel over the whole range ------------------------------------------------------------------------
 
 
@@ -168,6 +186,38 @@ def test_a_prior_panel_of_something_else_is_refused():
         widgets.prior_sheet(Normal(torch.zeros(3, 2), torch.ones(3, 2)))
     with pytest.raises(ValueError, match="above 0"):
         widgets.draw_prior(posteriors()[7], 0.0, 0.0, 1.0)
+
+
+def test_the_training_panel_shows_the_look_that_was_asked_for():
+    panel = widgets.training_panel(trainings())
+    for picture in drive(panel):
+        curve, columns = picture.figure.axes
+        run, step = (
+            re.search(r"beta ([\d.]+), free bits ([\d.]+)", picture.alt),
+            re.search(r"At step (\d+)", picture.alt),
+        )
+        assert run and step
+        heights = [bar.get_height() for bar in columns.patches]
+        asked = {0: [3.0, 1.0], 50: [0.5, 0.2], 100: [1 / float(run[1]), float(run[2])]}[int(step[1])]
+        assert heights == asked
+        assert int(step[1]) == 0 or max(heights) <= columns.get_ylim()[1]
+        assert f"rate {sum(asked):.2f}" in picture.alt
+        assert [line.get_xdata()[-1] for line in curve.lines[1::4]] == [int(step[1])] * 2  # played up to there
+    between = panel.draw(beta=0.5, floor=0.25, schedule="linear", step=99.0)
+    assert "At step 50" in between.alt
+
+
+def test_the_still_of_the_trainings_names_where_each_of_them_ends():
+    still = widgets.training_sheet(trainings())
+    assert len(still.figure.axes) == 4
+    assert "free bits 0.25, annealing linear: 1.2 at beta 1 and 2.2 at beta 0.5" in still.alt
+
+
+def test_trainings_that_were_not_recorded_are_refused():
+    with pytest.raises(ValueError, match="every combination"):
+        widgets.training_panel(trainings()[:-1])
+    with pytest.raises(ValueError, match="No training was recorded with beta 2"):
+        widgets.draw_training(trainings(), 2.0, 0.0, "none", 0)
 
 
 def test_the_bound_panel_never_shows_a_bound_above_the_ceiling(plane):
@@ -514,7 +564,7 @@ def test_without_ipywidgets_the_still_is_shown_and_the_way_out_named(panel, monk
     assert capsys.readouterr().out.strip() == NO_WIDGETS
 
 
-@pytest.mark.parametrize("which", ["draw", "blend", "bound", "attributes", "caption", "trading"])
+@pytest.mark.parametrize("which", ["draw", "blend", "bound", "attributes", "caption", "trading", "training"])
 def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, model, plane, numbers, reader, curves):
     panel = {
         "draw": lambda: widgets.draw_panel(model),
@@ -523,6 +573,7 @@ def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, 
         "attributes": lambda: widgets.attribute_panel(numbers),
         "caption": lambda: widgets.caption_panel(reader, ["a thin seven", "seven"]),
         "trading": lambda: widgets.trading_panel(*curves, "VAE"),
+        "training": lambda: widgets.training_panel(trainings()),
     }[which]()
     panel.live()
     for name, control in panel.controls.items():

@@ -39,16 +39,21 @@ def read(path: Path) -> dict[str, Any]:
 
 def record(study: str, protocol: str, runs: list[dict[str, Any]], kept: Path | None = None) -> None:
     """Write the record, to four digits; a rehearsal on the fast profile leaves the real one alone."""
+    write(study, study, protocol, [{key: round(value, 4) for key, value in run.items()} for run in runs], kept)
+
+
+def write(name: str, study: str, protocol: str, runs: list[dict[str, Any]], kept: Path | None = None) -> None:
+    """Write a record of a study under a name of its own, its runs as they are."""
     target = {}
     if course.profile() == "fast":
         target["folder"] = kept or _folder(study)
         target["folder"].mkdir(parents=True, exist_ok=True)
     path = records.write(
-        study,
+        name,
         command=f"python benchmarks/studies/{study}.py",
         protocol=protocol,
         versions={"cvae_lib": __version__, "torch": torch.__version__.split("+")[0]},
-        runs=[{key: round(value, 4) for key, value in run.items()} for run in runs],
+        runs=runs,
         **target,
     )
     print(f"wrote {path.name}")

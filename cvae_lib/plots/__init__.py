@@ -5,7 +5,7 @@ from cvae_lib.plots.asked import asked_and_measured, word_maps
 from cvae_lib.plots.charts import bars, confusion, curves, latent_map
 from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
 from cvae_lib.plots.images import digit_grid
-from cvae_lib.plots.live import bound_meter, bound_sweeps, titled_sheets
+from cvae_lib.plots.live import bound_meter, bound_sweeps, titled_sheets, training_meter, training_sheets
 from cvae_lib.plots.picture import COLOURS, MARKERS, Picture, new_figure
 from cvae_lib.plots.plane import plane_and_sheet, rate_distortion_plane
 from cvae_lib.plots.seeds import seed_dots
@@ -32,5 +32,7 @@ __all__ = [
     "rate_distortion_plane",
     "seed_dots",
     "titled_sheets",
+    "training_meter",
+    "training_sheets",
     "word_maps",
 ]

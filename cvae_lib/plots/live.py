@@ -101,3 +101,70 @@ def bound_sweeps(
         axes.legend(fontsize=9, loc="lower center", frameon=False)
     drawn[0].set_ylabel("nats")
     return Picture(figure, alt)
+
+
+def training_meter(
+    steps: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    now: int,
+    columns: Sequence[float],
+    tops: tuple[float, float],
+    title: str,
+    alt: str,
+) -> Picture:
+    """Show a training up to one of its steps, the rest in grey, and beside it a column for each latent at that step.
+
+    Args:
+        steps: at which the training was looked at.
+        lines: name -> what was seen at each of them, nats.
+        now: which of them is shown, counted from 0.
+        columns: nats of every latent at that step.
+        tops: nats at the top of the two charts, so that they do not jump from one setting to the next.
+    """
+    figure, (curve, bars) = _placed(7.0, 2.7, [(0.6, 0.5, 3.6, 1.8), (4.8, 0.5, 2.1, 1.8)])
+    styles = zip(COLOURS, ("-", "--", "-."), strict=False)
+    for row, ((name, values), (colour, style)) in enumerate(zip(lines.items(), styles, strict=False)):
+        curve.plot(steps, values, color="#bbbbbb", linestyle=style, linewidth=1)
+        curve.plot(steps[: now + 1], values[: now + 1], color=colour, linestyle=style, linewidth=2.2)
+        curve.plot(steps[now], values[now], color=colour, marker="o")
+        # A legend would take a quarter of the time of the whole picture.
+        at = 0.93 - 0.13 * row
+        curve.plot([0.03, 0.1], [at, at], color=colour, linestyle=style, linewidth=2.2, transform=curve.transAxes)
+        curve.text(0.12, at, name, transform=curve.transAxes, va="center", fontsize=9)
+    curve.set(xlim=(0, steps[-1]), ylim=(-0.03 * tops[0], tops[0]), xlabel="step", ylabel="nats")
+    curve.set_xticks([0, steps[-1]])
+    curve.set_yticks([0, tops[0]])
+    bars.bar(range(1, len(columns) + 1), columns, color=BLUE)
+    bars.set(ylim=(0, tops[1]), xlabel="KL of each latent", xlim=(0.3, len(columns) + 0.7))
+    bars.set_yticks([0, tops[1]])
+    figure.text(0.6 / 7.0, 2.45 / 2.7, title, fontsize=10)
+    return Picture(figure, alt)
+
+
+def training_sheets(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    steps: Sequence[float],
+    alt: str,
+    *,
+    top: float | None = None,
+    columns: int = 3,
+) -> Picture:
+    """Show small charts over the same steps, a line for each name.
+
+    Args:
+        panels: title -> name -> values at the steps; every chart has the same names.
+        top: where all charts end, from 0 on; each has a scale of its own if not given.
+        columns: charts in a row.
+    """
+    rows = -(-len(panels) // columns)
+    figure, drawn = new_figure(7.4, 0.6 + 1.6 * rows, columns=columns, rows=rows, sharex=True, sharey=top is not None)
+    for axes, (title, lines) in zip(drawn, panels.items(), strict=True):
+        for (name, values), colour, style in zip(lines.items(), COLOURS, ("-", "--", "-."), strict=False):
+            axes.plot(steps, values, color=colour, linestyle=style, label=name)
+        axes.set_title(title, fontsize=9)
+        if top is not None:
+            axes.set_ylim(-0.03 * top, top)
+    drawn[0].legend(fontsize=9, frameon=False)
+    for axes in drawn[-columns:]:
+        axes.set_xlabel("step")
+    return Picture(figure, alt)

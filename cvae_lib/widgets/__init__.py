@@ -12,6 +12,7 @@ from cvae_lib.widgets.panel import Choice, Count, Panel, Slider, Text
 from cvae_lib.widgets.priors import best_gaussian, draw_prior, prior_panel, prior_sheet, split_rate
 from cvae_lib.widgets.styles import style_directions, with_style
 from cvae_lib.widgets.trading import Stop, draw_stop, trading_panel, trading_sheet
+from cvae_lib.widgets.training import draw_training, training_panel, training_sheet
 
 __all__ = [
     "Choice",
@@ -38,12 +39,17 @@ __all__ = [
     "draw_panel",
     "draw_prior",
     "draw_stop",
+    "draw_training",
     "prior_panel",
     "prior_sheet",
     "split_rate",
     "style_directions",
+    "style_directions",
+    "style_sheet",
     "style_sheet",
     "trading_panel",
     "trading_sheet",
+    "training_panel",
+    "training_sheet",
     "with_style",
 ]
