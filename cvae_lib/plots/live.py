@@ -121,7 +121,7 @@ def training_meter(
         columns: nats of every latent at that step.
         tops: nats at the top of the two charts, so that they do not jump from one setting to the next.
     """
-    figure, (curve, bars) = _placed(7.0, 2.7, [(0.6, 0.5, 3.6, 1.8), (4.8, 0.5, 2.1, 1.8)])
+    figure, (curve, bars) = placed(7.0, 2.7, [(0.6, 0.5, 3.6, 1.8), (4.8, 0.5, 2.1, 1.8)])
     styles = zip(COLOURS, ("-", "--", "-."), strict=False)
     for row, ((name, values), (colour, style)) in enumerate(zip(lines.items(), styles, strict=False)):
         curve.plot(steps, values, color="#bbbbbb", linestyle=style, linewidth=1)
