@@ -11,6 +11,7 @@ import torch
 from sources import Target
 from torch import nn
 
+from answers import chapter_07
 from cvae_lib import checks, data
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -126,4 +127,5 @@ def wrong_models(solutions):
         ("3.7", "stuck", "z ignored without a label", (Stuck(solutions["3.7"][0]),)),
         *wrong_listeners(*solutions["4.6"]),
         *wrong_guides(*solutions["5.6"], honest),
+        *chapter_07.wrong_cures(*solutions["7.6"]),
     ]
