@@ -28,6 +28,7 @@ from cvae_lib import data, plots
 from cvae_lib.checks import check, progress
 
 torch.manual_seed(0)
+digits = data.digits("train").subset(slice(4000))
 
 # %% [markdown]
 # ## 7.1 · Who is worth its rate?
@@ -275,12 +276,12 @@ for count, nats in () if found is ... else found.items():
 
 
 # %%
-def halved(digits):  # half as high and half as wide
-    small = F.avg_pool2d(digits.images.float(), 2).round().byte()
-    return data.ImageSet(small, digits.labels, digits.name, classes=digits.classes)
+def halved(full):  # half as high and half as wide
+    small = F.avg_pool2d(full.images.float(), 2).round().byte()
+    return data.ImageSet(small, full.labels, full.name, classes=full.classes)
 
 
-images = halved(data.digits("train").subset(slice(4000)))
+images = halved(digits)
 
 
 def one_hot(y):  # (B,) -> (B, 10)

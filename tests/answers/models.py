@@ -11,7 +11,7 @@ import torch
 from sources import Target
 from torch import nn
 
-from answers import chapter_07
+from answers import chapter_07, chapter_08
 from cvae_lib import checks, data
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -128,4 +128,5 @@ def wrong_models(solutions):
         *wrong_listeners(*solutions["4.6"]),
         *wrong_guides(*solutions["5.6"], honest),
         *chapter_07.wrong_cures(*solutions["7.6"]),
+        *chapter_08.wrong_dials(*solutions["8.6"]),
     ]
