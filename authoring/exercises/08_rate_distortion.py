@@ -227,8 +227,8 @@ plots.curves(curves, alt, **axes) if curves else None
 # %% [markdown]
 # *Figure E8.1. What is left to learn, for somebody who knows $y$ and somebody who does not.*
 #
-# Read the picture sideways too. At an error of 2, how far apart are the curves? And at an error of 0.5? Horizontally they part, up to $I(x; y)$;
-# vertically they close. "What does y buy" has an answer only once you say what is held.
+# Read the picture sideways too. At an error of 8, how far apart are the curves? And at an error of 1? Horizontally they part, up to
+# $I(x; y) = 1.24$ nats; vertically they close. "What does y buy" has an answer only once you say what is held.
 
 # %% [markdown]
 # ## 8.5 · A gap that counts
@@ -294,8 +294,8 @@ check("8.5", gap)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `log_beta += 0.003 * (rate.mean().item() - 8)` after every step. At 0.003 it overshoots little; at 0.1 it swings. Fifteen epochs are
-# enough; keep what $\beta$ was at the end.
+# `log_beta += 0.005 * (rate.mean().item() - 8)` after every step, and Adam with a learning rate of 3e-3 for twenty epochs. Keep every
+# value, to look at.
 #
 # </details>
 
@@ -350,26 +350,27 @@ ordered, log_beta = ..., []  # your model at 8 nats, and log beta after every st
 ### BEGIN SOLUTION
 ordered, log_beta = FilmVAE(), [0.0]
 optimiser = torch.optim.Adam(ordered.parameters(), lr=3e-3)
-for _ in range(15):
+for _ in range(20):
     for x, y, _ in images.batches(100):
         distortion, rate = ordered.terms(x, y)
         loss = (distortion + math.exp(log_beta[-1]) * rate).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        log_beta.append(log_beta[-1] + 0.003 * (rate.mean().item() - 8))
+        log_beta.append(log_beta[-1] + 0.005 * (rate.mean().item() - 8))
 ### END SOLUTION
 
 # %% nbgrader={"grade": true, "grade_id": "check-8-6", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 check("8.6", ordered)
 
 # %%
-alt = "Beta over the steps of training: it starts at 1, swings a little, and settles well above 1."
+alt = "Beta over the steps of training: from 1 it falls below a half, then rises past 2, ever more slowly."
 axes = {"x": range(len(log_beta)), "x_label": "step", "y_label": "beta"}
 plots.curves({"beta": [math.exp(value) for value in log_beta]}, alt, **axes) if log_beta else None
 
 # %% [markdown]
-# *Figure E8.2. The beta that found itself. By (8.3) it is minus the slope of your own curve at 8 nats.*
+# *Figure E8.2. The beta that looks for itself. While $z$ has yet to learn to say 8 nats, it is cheap; then its price rises. Once the curve
+# is level, it is by (8.3) minus the slope of your own curve at 8 nats.*
 
 # %%
 progress(8)

@@ -12,7 +12,7 @@ from cvae_lib.checks._autoencoder import gaussian, method
 from cvae_lib.checks._probe import Probe, Trial, model_copy
 from cvae_lib.checks._registry import exercise
 
-MORE, DEARER = 0.7, 2.0  # nats of information that a cure brings back, and what an image may cost for it
+MORE, DEARER = 0.5, 2.0  # nats of information that a cure brings back, and what an image may cost for it
 
 
 @exercise(
