@@ -85,7 +85,7 @@ def _moves(probe: Probe, movement: Any) -> None:
         m, labels = mean.double().cpu().numpy(), y.cpu().numpy()
         inside = [m[labels == label] for label in range(3)]
         total = torch.from_numpy(m.var(0))
-        within = torch.from_numpy(sum(((rows - rows.mean(0)) ** 2).sum(0) for rows in inside) / n)
+        within = torch.from_numpy(np.sum([((rows - rows.mean(0)) ** 2).sum(0) for rows in inside], 0) / n)
         averages = np.stack([rows.mean(0) for rows in inside])
         first, second = (trial.tensor(part) for part in trial.pair(movement, mean=mean, y=y))
         mistakes: Mistakes = {
