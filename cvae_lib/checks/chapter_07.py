@@ -181,7 +181,7 @@ def _cycles(probe: Probe, weight: Any) -> None:
         # The curve is drawn through its corners, with nothing computed from the step.
         corners = [(n * c + at, height) for c in range(cycles) for at, height in ((0, 0), (rise, 1), (n - 1, 1))]
         s = np.arange(steps + n)
-        right = np.interp(s, *zip(*corners, strict=True))
+        right = np.interp(s, [at for at, _ in corners], [height for _, height in corners])
         t = s % n
 
         def ways(curve: Any, over: Any = s >= steps) -> tuple[Tensor, ...]:
