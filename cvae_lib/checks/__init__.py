@@ -20,6 +20,10 @@ from cvae_lib.checks import (
     chapter_05_models,  # noqa: F401
     chapter_06,
     chapter_06_models,  # noqa: F401
+    chapter_07,
+    chapter_07_models,  # noqa: F401
+    chapter_08,
+    chapter_08_models,  # noqa: F401
 )
 from cvae_lib.checks._registry import EXERCISES, examined
 from cvae_lib.checks._verdict import Verdict
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckFailed", "Verdict", "check", "examined", "grade", "numbers", "progress"]
 
-_CHAPTERS = (chapter_01, chapter_02, chapter_03, chapter_04, chapter_05, chapter_06)
+_CHAPTERS = (chapter_01, chapter_02, chapter_03, chapter_04, chapter_05, chapter_06, chapter_07, chapter_08)
 _TITLES = {int(module.__name__[-2:]): module.TITLE for module in _CHAPTERS}
 
 

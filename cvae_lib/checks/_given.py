@@ -19,6 +19,8 @@ PUBLISHED: Mapping[str, dict[str, float]] = {
     "4.1": {"features": 128, "classes": 10, "heads": 4},
     "5.1": {"parts": 2, "share": 0.1},
     "6.1": {"centre": 1, "half": 1.5, "std": 0.5},
+    "7.1": {"top": 4, "std": 0.8},
+    "8.1": {"side": 28, "latents": 16},
 }
 CHOICES: Mapping[str, dict[str, tuple[float, ...]]] = {
     "1.1": {"mean": (1.5, 2, 2.5), "std": (2, 4, 5, 6)},
@@ -28,6 +30,8 @@ CHOICES: Mapping[str, dict[str, tuple[float, ...]]] = {
     "4.1": {"features": (96, 160, 192, 256), "classes": (6, 12, 15, 20), "heads": (3, 5, 6)},
     "5.1": {"parts": (2, 3), "share": (0.02, 0.04, 0.05, 0.08)},
     "6.1": {"centre": (-1, 0.5, 2), "half": (1.25, 1.75, 2.25), "std": (0.3, 0.45, 0.6)},
+    "7.1": {"top": (6, 9, 10), "std": (0.85, 0.9, 1.1)},
+    "8.1": {"side": (14, 32, 48, 96), "latents": (8, 10, 20)},
 }
 # What the text needs besides.
 DERIVED: Mapping[str, Mapping[str, Callable[[SimpleNamespace], object]]] = {
@@ -38,6 +42,8 @@ DERIVED: Mapping[str, Mapping[str, Callable[[SimpleNamespace], object]]] = {
     "4.1": {"width": lambda the: 16 * the.heads},
     "5.1": {"percent": lambda the: 100 * the.share},
     "6.1": {"first": lambda the: the.centre - the.half, "second": lambda the: the.centre + the.half},
+    "7.1": {"spectrum": lambda the: ", ".join(f"{the.top / 2**i:g}" for i in range(5))},
+    "8.1": {},
 }
 
 

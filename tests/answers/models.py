@@ -14,6 +14,7 @@ from sources import Target
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from answers import chapter_07, chapter_08
 from cvae_lib import checks, data, pretrained
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -237,6 +238,8 @@ WRONG_MODELS = {
     4: lambda mine: wrong_listeners(*mine["4.6"]),
     5: lambda mine: wrong_guides(*mine["5.6"], of_chapter("solutions", 3)["3.6"][1]),
     6: lambda mine: wrong_rates(*mine["6.4"]) + wrong_priors(*mine["6.5"]),
+    7: lambda mine: chapter_07.wrong_cures(*mine["7.6"]),
+    8: lambda mine: chapter_08.wrong_dials(*mine["8.6"]),
 }
 
 
