@@ -17,7 +17,7 @@ if __name__ == "__main__":
     os.environ.setdefault("COURSE_PROFILE", "fast")
 
 from answers import RIGHT, WRONG
-from answers.models import handed_in, wrong_models
+from answers.models import of_chapter, wrong_models
 
 from cvae_lib.checks import examined, numbers
 from cvae_lib.checks._registry import EXERCISES
@@ -37,9 +37,9 @@ class Count:
         return Count(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def count(chapter, solutions, models, missed):
+def count(chapter, missed):
     """Examine every known answer to a chapter's exercises; append a line to ``missed`` for each that surprises."""
-    total = Count()
+    total, solutions, models = Count(), of_chapter("solutions", chapter), wrong_models(chapter)
     for number in numbers(chapter):
         total.exercises += 1
         for how, answer in [("the solution", solutions[number]), *RIGHT.get(number, [])]:
@@ -59,12 +59,11 @@ def count(chapter, solutions, models, missed):
 
 def main(chapters):
     """Print one line for each chapter and one for all; return 1 if an answer was not met as it should be."""
-    solutions, missed, total = handed_in("solutions"), [], Count()
-    models = wrong_models(solutions)
+    missed, total = [], Count()
     known = sorted({entry.chapter for entry in EXERCISES.values()})
     print("chapter  exercises  checks  right answers  passed  wrong answers  caught with their own hint")
     for chapter in [int(name) for name in chapters] or known:
-        found = count(chapter, solutions, models, missed)
+        found = count(chapter, missed)
         total += found
         print(row(f"{chapter:02d}", found))
     print(row("all", total))

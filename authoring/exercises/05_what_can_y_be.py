@@ -337,7 +337,10 @@ z, four = torch.randn(10, 4, generator=torch.Generator().manual_seed(2)), torch.
 with torch.no_grad():
     sheet = torch.cat([guided(both, z, four, w).sigmoid() for w in (0, 1, 2, 4, 8)])
 ### END SOLUTION
-alt = "Five rows of the same ten latents: digits of all kinds without a label; with a growing weight ever more and ever darker fours."
+alt = (
+    "Five rows of the same ten latents: mostly nines, eights and zeros without a label; fours once told; with a growing "
+    "weight ever blacker fours, in the end torn ones with stray dots."
+)
 None if sheet is ... else plots.digit_grid(sheet, alt, columns=10, row_labels=[0, 1, 2, 4, 8])
 
 # %% [markdown]

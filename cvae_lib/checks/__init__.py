@@ -18,6 +18,8 @@ from cvae_lib.checks import (
     chapter_04_models,  # noqa: F401  (entering its exercises is what it is imported for)
     chapter_05,
     chapter_05_models,  # noqa: F401
+    chapter_06,
+    chapter_06_models,  # noqa: F401
 )
 from cvae_lib.checks._registry import EXERCISES, examined
 from cvae_lib.checks._verdict import Verdict
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckFailed", "Verdict", "check", "examined", "grade", "numbers", "progress"]
 
-_CHAPTERS = (chapter_01, chapter_02, chapter_03, chapter_04, chapter_05)
+_CHAPTERS = (chapter_01, chapter_02, chapter_03, chapter_04, chapter_05, chapter_06)
 _TITLES = {int(module.__name__[-2:]): module.TITLE for module in _CHAPTERS}
 
 

@@ -18,6 +18,7 @@ PUBLISHED: Mapping[str, dict[str, float]] = {
     "3.1": {"sure": 0.9},
     "4.1": {"features": 128, "classes": 10, "heads": 4},
     "5.1": {"parts": 2, "share": 0.1},
+    "6.1": {"centre": 1, "half": 1.5, "std": 0.5},
 }
 CHOICES: Mapping[str, dict[str, tuple[float, ...]]] = {
     "1.1": {"mean": (1.5, 2, 2.5), "std": (2, 4, 5, 6)},
@@ -26,6 +27,7 @@ CHOICES: Mapping[str, dict[str, tuple[float, ...]]] = {
     "3.1": {"sure": (0.7, 0.75, 0.85, 0.95)},
     "4.1": {"features": (96, 160, 192, 256), "classes": (6, 12, 15, 20), "heads": (3, 5, 6)},
     "5.1": {"parts": (2, 3), "share": (0.02, 0.04, 0.05, 0.08)},
+    "6.1": {"centre": (-1, 0.5, 2), "half": (1.25, 1.75, 2.25), "std": (0.3, 0.45, 0.6)},
 }
 # What the text needs besides.
 DERIVED: Mapping[str, Mapping[str, Callable[[SimpleNamespace], object]]] = {
@@ -35,6 +37,7 @@ DERIVED: Mapping[str, Mapping[str, Callable[[SimpleNamespace], object]]] = {
     "3.1": {"unsure": lambda the: 1 - the.sure, "doubt": lambda the: f"{_doubt(the.sure):.3f}"},
     "4.1": {"width": lambda the: 16 * the.heads},
     "5.1": {"percent": lambda the: 100 * the.share},
+    "6.1": {"first": lambda the: the.centre - the.half, "second": lambda the: the.centre + the.half},
 }
 
 
