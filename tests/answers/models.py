@@ -140,10 +140,10 @@ def wrong_conditionals(prediction, honest, lied_to, unsure):
         ("3.6", "same", "one model trained twice", (prediction, lied_to, lied_to)),
         ("3.6", "positions", "no index", (prediction, Changed(lied_to), lied_to)),
         ("3.6", "deaf", "some labels wrong", (prediction, shifted(honest, 4), lied_to)),
-        ("3.6", "not shuffled", "the same labels twice", (prediction, honest, solutions["3.7"][0])),
+        ("3.6", "not shuffled", "the same labels twice", (prediction, honest, unsure)),
         ("3.6", "exchanged", "in the wrong order", (prediction, lied_to, honest)),
         ("3.7", "untrained", "not trained", (new(),)),
-        ("3.7", "deaf", "labels shifted", (shifted(solutions["3.7"][0], 0),)),
+        ("3.7", "deaf", "labels shifted", (shifted(unsure, 0),)),
         ("3.7", "unknown label", "-1 never met", (honest,)),
         ("3.7", "stuck", "z ignored without a label", (Stuck(unsure),)),
     ]
