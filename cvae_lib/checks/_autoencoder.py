@@ -4,6 +4,7 @@ Both have ``encode``, ``decode`` and ``terms``. The first two are the learner's 
 ``terms`` is built from them: the rate by ``torch.distributions``, the distortion as an average over the check's draws.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -159,8 +160,15 @@ def _check_distortion(trial: Trial, model: nn.Module, given: Mapping[str, Tensor
         trial.fail("no sample" if torch.allclose(values, mean, rtol=1e-3) else "shared", got=values, expected=right)
     if _agree(values, right):
         return
-    mistake = next((name for name, wrong in candidates.items() if _agree(values, wrong)), "distortion")
+    known = [name for name, wrong in candidates.items() if _agree(values, wrong)]
+    mistake = min(known, key=lambda name: _distance(values, candidates[name]), default="distortion")
     trial.fail(mistake, expected=f"{float(right.mean()):.4g} on average", got=f"{float(values.mean()):.4g} on average")
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Return how far apart the means and the spreads of two sets of draws are, in about their standard errors."""
+    error = math.sqrt(float(a.var() + b.var()) / len(a))
+    return abs(float(a.mean() - b.mean())) / error + 30 * abs(math.log(float(a.std() / b.std())))
 
 
 def _repeated(given: Mapping[str, Tensor], row: int, times: int) -> dict[str, Tensor]:
@@ -187,11 +195,11 @@ def _distortions(trial: Trial, model: nn.Module, many: Mapping[str, Tensor]) -> 
 
 
 def _tells(trial: Trial, model: nn.Module, many: Mapping[str, Tensor]) -> float:
-    """Return by how many spreads an image's average distortion shifts if σ² or its logarithm is taken for σ."""
+    """Return how many spreads lie between an image's average distortions with σ, with σ² and with log σ² for σ."""
     few = {name: value[:200] for name, value in many.items()}
-    _, right, *others = _distortions(trial, model, few)
-    shifts = [abs(float(other.mean() - right.mean())) / (float(right.std() + other.std()) + 1e-9) for other in others]
-    return min(shifts)
+    _, *three = _distortions(trial, model, few)
+    pairs = itertools.combinations(three, 2)
+    return min(abs(float(a.mean() - b.mean())) / (float(a.std() + b.std()) + 1e-9) for a, b in pairs)
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:
