@@ -353,8 +353,8 @@ alt = "Three rows: the digits 0 to 9 in one handwriting each, then a drawing wit
 None if sheet is ... else plots.digit_grid(sheet, alt, columns=11, column_labels=names)
 
 # %% [markdown]
-# *Figure E3.1. Three latents, ten orders and no order, from one small network. Expect blurry digits, and some that are not what
-# was asked: it has four latents, and saw 4,000 images for seconds.*
+# *Figure E3.1. Three latents, ten orders and no order, from one small network. Expect blurry digits: it has four latents, and
+# saw 4,000 images for seconds.*
 
 # %%
 progress(3)

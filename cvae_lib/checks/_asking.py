@@ -10,7 +10,7 @@ from cvae_lib import data, pretrained
 from cvae_lib.checks._autoencoder import gaussian, method, sees_logits
 from cvae_lib.checks._probe import Trial
 
-TRAINED = 300.0  # nats: a network trained for seconds pays about half of it for an image, an untrained one 540
+TRAINED = 300.0  # nats: a network trained for seconds pays less than half of it for an image, an untrained one 540
 ENOUGH = 0.4  # share of drawings read as asked that a small network reaches in seconds; chance is 0.1
 
 HINTS_HEARD = {

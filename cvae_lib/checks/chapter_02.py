@@ -280,6 +280,6 @@ def _sticking(probe: Probe, quiet_elbo: Any) -> str:
     ratios = [float(mine.var() / other.var()) for mine, other in zip(gradients(centre, narrow), plain, strict=True)]
     return (
         "at the exact posterior every single draw has gradient zero. Far from it that can turn round: with a q 0.3 "
-        f"times as wide as the posterior its variance is {ratios[0]:.0f} times that of the plain estimate in mean, and "
-        f"{ratios[1]:.0f} times in log_std."
+        f"times as wide as the posterior its variance is about {ratios[0]:.0f} times that of the plain estimate in "
+        f"mean, and {ratios[1]:.0f} times in log_std."
     )

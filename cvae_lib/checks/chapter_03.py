@@ -229,7 +229,7 @@ def _lies(probe: Probe, prediction: Any, honest: Any, lied_to: Any) -> str:
     measured = f"{shares[0]:.2f} with honest labels, {shares[1]:.2f} with shuffled ones"
     trial.on = "1,000 drawings of each model, a hundred of each digit, read by the judge"
     if not nats < TRAINED:
-        trial.fail("untrained", expected="about 150 nats for a test image", got=f"{nats:.0f} nats; {measured}")
+        trial.fail("untrained", expected="about 130 nats for a test image", got=f"{nats:.0f} nats; {measured}")
     if shares[0] < 0.3 and shares[1] > 0.5:
         trial.fail("exchanged", got=measured)
     if max(shares) < 0.2:
@@ -263,7 +263,7 @@ def _both(probe: Probe, model: Any) -> str:
     trial.on = "500 test images, and 1,000 drawings read by the judge"
     measured = f"{share:.2f} read as asked; -ELBO {costs[0]:.1f} nats with the label, {costs[1]:.1f} without"
     if not costs[0] < TRAINED:
-        trial.fail("untrained", expected="about 150 nats with the label", got=measured)
+        trial.fail("untrained", expected="about 130 nats with the label", got=measured)
     if share < ENOUGH:
         trial.fail("deaf", expected=f"more than {ENOUGH} read as asked", got=measured)
     if costs[1] > costs[0] + 30:
