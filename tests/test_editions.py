@@ -17,7 +17,7 @@ def every_number():
     """What an exercise by hand compares with, for all editions: (edition, number, place, right, mistakes)."""
     rows = []
 
-    def noted(self, got, expected, mistakes=(), *, tolerance=0.005):
+    def noted(self, got, expected, mistakes=(), *, name="", tolerance=0.005):
         rows.append((self.edition, float(expected), dict(mistakes), tolerance))
 
     with pytest.MonkeyPatch.context() as patch:

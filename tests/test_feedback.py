@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from answers import RIGHT
+from answers.chapter_01 import with_decode
+from answers.chapter_03 import Hears
 from torch import nn
 
 from cvae_lib import checks
@@ -43,7 +45,10 @@ def in_place(mean, log_variance, prior_mean, prior_log_variance):
     [
         ("nothing", lambda *a: None),
         ("kind", lambda *a: "0.3"),
-        ("shape", lambda *a: rate(*a)[:, None]),
+        ("shape", lambda *a: rate(*a)[:1].repeat(9)),
+        ("axis of one", lambda *a: rate(*a)[:, None]),
+        ("axis left", lambda *a: rate(*a) + rate(*a)[:, None]),
+        ("axis lost", lambda *a: rate(*a)[0] + 1),
         ("not finite", lambda *a: rate(*a) * float("nan")),
         ("in place", in_place),
         ("unknown", lambda *a: rate(*a) + 1),
@@ -58,7 +63,7 @@ def test_a_common_mistake_is_named(mistake, answer):
 def test_a_number_by_hand_may_be_wrong_in_an_unknown_way_and_is_not_given_away():
     verdict = examined("1.1", 2.0)
     assert verdict.mistake == "by hand" and "3.40" not in str(verdict)
-    assert examined("1.1", torch.zeros(3)).mistake == "kind"
+    assert examined("1.1", torch.zeros(3)).mistake == "one number"
     assert examined("1.1", "3.4").mistake == "kind"
 
 
@@ -71,6 +76,38 @@ def test_a_failure_shows_input_expected_got_and_hint():
 def test_a_long_sentence_is_folded_and_stays_in_its_column():
     *_, hint, rest = str(examined("1.3", lambda *a: rate(*a).mean())).splitlines()
     assert hint.startswith("  hint      You also") and rest.startswith(" " * 12) and len(hint) <= 96
+
+
+def test_of_a_large_answer_the_first_row_that_differs_is_shown():
+    rows = RIGHT["3.2"][0][1][0]
+
+    def one_wrong(y, classes):
+        out = rows(y, classes)
+        out[2] = 0.5
+        return out
+
+    verdict = examined("3.2", one_wrong)
+    assert verdict.expected.startswith("row 2 of ") and verdict.got.startswith("row 2 of ")
+    assert verdict.got.split(": ")[1].startswith("[0.5, 0.5, 0.5") and verdict.expected != verdict.got
+
+
+def test_two_results_are_printed_by_name_and_one_in_place_of_two_is_said_so():
+    posterior = RIGHT["2.2"][0][1][0]
+    verdict = examined("2.2", lambda *a: (posterior(*a)[0], posterior(*a)[1] + 1))
+    assert verdict.mistake == "unknown"
+    for text in (verdict.expected, verdict.got):
+        assert [line.split(": ")[0] for line in text.splitlines()] == ["mean", "variance"]
+    assert examined("2.2", lambda *a: (posterior(*a)[0], posterior(*a)[1][:, None])).mistake == "axis of one"
+    assert examined("2.2", lambda *a: posterior(*a)[0]).mistake == "two things"
+    assert examined("2.1", 0.18, -1.0).on == "your `bound`"
+
+
+def test_models_are_asked_for_and_have_to_return_logits():
+    assert examined("1.7", torch.tensor(206.0), 3).mistake in ("no model", "by hand")
+    assert examined("4.6", 3).mistake == "no model"
+    for mistake, answer in (("no logits", torch.sigmoid), ("rectified", torch.relu)):
+        assert examined("4.6", with_decode(answer, Hears)()).mistake == mistake
+        assert examined("3.7", with_decode(answer, Hears)()).mistake == mistake
 
 
 def test_a_learners_exception_is_theirs_and_short():
@@ -92,6 +129,8 @@ def test_wrong_arguments_endless_recursion_and_exit_are_exceptions_too():
     assert examined("1.3", lambda *a: sys.exit(3)).status == "raised"
     assert examined("1.6", nn.Linear(3, 4)).status in ("raised", "wrong")
     assert "`encode`" in examined("1.6", nn.Identity).expected
+    without_forward = type("Bare", (nn.Module,), {"encode": lambda self, x: self(x)})
+    assert 'missing the required "forward"' in examined("1.6", without_forward).got
 
 
 def test_a_blank_inside_an_answer_is_named():
@@ -102,12 +141,15 @@ def test_a_blank_inside_an_answer_is_named():
     assert verdict.status == "not attempted" and verdict.note == "`piece` is still blank"
     assert examined("1.3", lambda *a: ...).status == "not attempted"
     assert examined("1.3", ...).status == "not attempted"
+    some = examined("3.6", 0.1, ..., ...)
+    assert some.status == "not attempted" and some.note == "`honest` and `lied_to` are still blank"
+    assert examined("2.1", 0.18, ...).note == "`bound` is still blank" and not examined("2.1", ..., ...).note
 
 
 def test_unknown_exercises_and_wrong_numbers_of_answers_are_refused():
     with pytest.raises(ValueError, match=r"no exercise '9.9'; there are 1.1, "):
         checks.check("9.9", 1)
-    with pytest.raises(ValueError, match=r"wants check\('2.1', gap, elbo\), and got 1"):
+    with pytest.raises(ValueError, match=r"wants check\('2.1', gap, bound\), and got 1"):
         checks.check("2.1", 0.18)
     with pytest.raises(ValueError, match="Chapter 99 has no exercises"):
         checks.progress(99)

@@ -5,8 +5,8 @@
 #
 # {{ badges }}
 #
-# **Time:** about 95 minutes; nothing is trained for longer than a second. **You need:**
-# [chapter 02](../notebooks/02_the_conditional_elbo.ipynb).
+# **Time:** about 100 minutes; nothing is trained for longer than a second. **You need:**
+# [chapter 02](../notebooks/02_the_conditional_elbo.ipynb). The KL between two Gaussians comes up twice; 2.1 has its formula.
 #
 # {{ edition }}
 #
@@ -36,11 +36,15 @@ x, y = torch.tensor([1.2, -0.4]), torch.tensor([1.0, -1.0])  # two observations,
 # *By hand · ★☆☆ · 10 minutes*
 #
 # The true posterior is $\mathcal N({{ 2.1 centre }},\, {{ 2.1 std }}^2)$ and $\log p(x \mid y) = {{ 2.1 log_p }}$ nats. Your encoder has the right width, but
-# its centre is off: $q = \mathcal N({{ 2.1 guess }},\, {{ 2.1 std }}^2)$. What is the gap? And what is the ELBO?
+# its centre is off: $q = \mathcal N({{ 2.1 guess }},\, {{ 2.1 std }}^2)$. What is the gap? And what is the ELBO? You may need
+# the KL between two Gaussians, as in exercise 1.3:
+#
+# $$\mathrm{KL}\big(\mathcal N(m, v) \,\|\, \mathcal N(n, w)\big)
+# = \frac12 \Big(\log \frac wv + \frac{v + (m - n)^2}{w} - 1\Big).$$
 #
 # <details><summary>Hint 1</summary>
 #
-# By (2.3) the gap is a KL, and exercise 1.3 has its formula. With equal widths only one of its terms is left.
+# By (2.3) the gap is a KL, from $q$ to the posterior. With equal widths only one term of the formula is left.
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -102,7 +106,7 @@ check("2.2", posterior)
 # *Implement · ★★☆ · 20 minutes*
 #
 # For $q = \mathcal N(m, v)$ the ELBO has a closed form. You need the average of a squared error over a cloud, and the KL
-# of 1.3. Include every constant: you want nats, not nats up to something.
+# of 2.1, now to the prior. Include every constant: you want nats, not nats up to something.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -145,7 +149,7 @@ mean = (story.w * story.a + story.u) * y
 log_p = torch.distributions.Normal(mean, (story.w**2 + story.s**2) ** 0.5).log_prob(x)
 shortfall = log_p - elbo(x, y, *posterior(x, y, story), story)
 ### END SOLUTION
-print("largest shortfall:", shortfall if shortfall is ... else f"{shortfall.abs().max():.6f} nats")
+None if shortfall is ... else print(f"largest shortfall: {shortfall.abs().max():.6f} nats")
 
 # %% [markdown]
 # ## 2.4 · The K-sample bound
@@ -240,7 +244,7 @@ check("2.5", prediction, sigma)
 # %% [markdown]
 # ## 2.6 · An estimate that falls silent at the optimum
 #
-# *Open stretch · ★★★ · 20 minutes*
+# *Open stretch · ★★★ · 25 minutes*
 #
 # The chapter held $m$ fixed inside $\log q$, and the noise of the gradient vanished at the posterior. Do it yourself, for
 # mean *and* width. Write $\log p(x, z \mid y) - \log q(z)$ for each draw $z = m + \sigma\epsilon$, so that
@@ -249,7 +253,8 @@ check("2.5", prediction, sigma)
 # - its gradient in $m$ and in $\log \sigma$ is right on average;
 # - at the exact posterior the gradient of **every single draw** is zero.
 #
-# Then look for its limits: is it also quieter when $q$ is far from the posterior?
+# Then guess its limits: is it also quieter when $q$ is far from the posterior, say 0.3 times as wide? When you pass, the
+# check measures that on your estimate.
 #
 # <details><summary>Hint 1</summary>
 #

@@ -5,7 +5,7 @@
 #
 # {{ badges }}
 #
-# **Time:** about 105 minutes, of which the machine needs one. **You need:**
+# **Time:** about 100 minutes, of which the machine needs one. **You need:**
 # [chapter 03](../notebooks/03_class_conditional_mnist.ipynb), and the pieces from
 # [the exercises of chapter 01](../exercises/01_the_vae.ipynb); they are given again below.
 #
@@ -29,7 +29,9 @@ images = data.digits("train").subset(slice(4000))
 
 
 # %% [markdown]
-# Your pieces of chapter 01, so that you can start here:
+# Your pieces of chapter 01, so that you can start here. The loop of exercise 1.7 belongs to them: for every batch `x, y, index`
+# of `images.batches(100)` compute a loss, then `optimiser.zero_grad()`, `loss.backward()`, `optimiser.step()`. Batches come
+# shuffled: `x` are pixels, `y` the images' own labels, and `index` says which images these are, as positions in `images`.
 
 
 # %%
@@ -117,7 +119,7 @@ check("3.2", one_hot)
 #
 # From a blank class. Encoder and decoder both hear $y$. Sizes are yours; four latents and one hidden layer of 256
 # are enough. `decode`
-# returns logits. The check looks at each method on its own, so it can tell you which of them does not listen.
+# returns logits in the shape of images. The check looks at each method on its own, so it can tell you which of them does not listen.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -236,7 +238,7 @@ check("3.5", class_posterior)
 # %% [markdown]
 # ## 3.6 · Labels that lie
 #
-# *Predict, then measure · ★★☆ · 20 minutes*
+# *Predict, then measure · ★★☆ · 25 minutes*
 #
 # Train your model twice on the 4,000 `images`: once with their own labels, once with the same labels dealt out at random,
 # so that they say nothing about the picture. Then ask each for every digit equally often, and let a classifier read what
@@ -244,7 +246,7 @@ check("3.5", class_posterior)
 #
 # **Predict.** What share of the second model's drawings will be read as the digit asked for? Commit to a number.
 #
-# **Measure.** Train both. The check asks and reads.
+# **Measure.** Train both. The check asks and reads. It wants more than 0.4 of the first model's drawings read as asked.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -254,9 +256,9 @@ check("3.5", class_posterior)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# The loop is yours from exercise 1.7; the batches now give you `x, y, _`. For shuffled labels keep the rows' positions:
-# `for x, _, index in images.batches(100)` with `lies[index]`, where `lies = images.labels[torch.randperm(len(images))]`.
-# Adam with a learning rate of 5e-3 and 20 epochs are enough.
+# `train` takes its labels from `labels`, not from the batch: `for x, _, index in images.batches(100)`, and then `labels[index]`.
+# The shuffled ones are `images.labels[torch.randperm(len(images))]`. Adam with a learning rate of 5e-3 and 20 epochs are
+# enough. Make a new model for each training.
 #
 # </details>
 
@@ -297,11 +299,12 @@ check("3.6", prediction, honest, lied_to)
 # %% [markdown]
 # ## 3.7 · One model, with and without a label
 #
-# *Open stretch · ★★★ · 25 minutes*
+# *Open stretch · ★★★ · 15 minutes*
 #
 # Teach one network both jobs: drawing what is asked for, and drawing anything when nobody asks. Your `one_hot` already has
 # a row for "unknown". What has to happen in training so that the network knows what to do with it? The check wants both:
-# orders obeyed, and a bound without the label that is not much worse. (Such a network is where *classifier-free guidance*
+# orders obeyed, more than 0.4 of the drawings read as asked; and a bound without the label at most 30 nats worse than with it,
+# where at least four kinds of digits are drawn. (Such a network is where *classifier-free guidance*
 # starts: Ho and Salimans 2022, arXiv:2207.12598.)
 #
 # <details><summary>Hint 1</summary>
@@ -311,8 +314,8 @@ check("3.6", prediction, honest, lied_to)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# In every batch, replace a fifth of the labels: `y.masked_fill(torch.rand(len(y)) < 0.2, -1)`. Anew in every batch, or the
-# network never learns these images' labels.
+# In every batch, replace a fifth of the labels: `y.masked_fill(torch.rand(len(y)) < 0.2, -1)`. Anew in every batch, so
+# that every image is met with its label and without.
 #
 # </details>
 
@@ -350,7 +353,8 @@ alt = "Three rows: the digits 0 to 9 in one handwriting each, then a drawing wit
 None if sheet is ... else plots.digit_grid(sheet, alt, columns=11, column_labels=names)
 
 # %% [markdown]
-# *Figure E3.1. Three latents, ten orders and no order, from one small network.*
+# *Figure E3.1. Three latents, ten orders and no order, from one small network. Expect blurry digits: it has four latents, and
+# saw 4,000 images for seconds.*
 
 # %%
 progress(3)

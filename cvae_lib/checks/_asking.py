@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from cvae_lib import data, pretrained
-from cvae_lib.checks._autoencoder import gaussian, method
+from cvae_lib.checks._autoencoder import gaussian, method, sees_logits
 from cvae_lib.checks._probe import Trial
 
+TRAINED = 300.0  # nats: a network trained for seconds pays less than half of it for an image, an untrained one 540
 ENOUGH = 0.4  # share of drawings read as asked that a small network reaches in seconds; chance is 0.1
 
 HINTS_HEARD = {
@@ -77,6 +78,8 @@ def drawings(
     """Draw from a learner's model, all classes or one label, and return what was asked for and what is read."""
     asked = torch.arange(count) % 10 if label is None else torch.full((count,), label)
     z = torch.randn(count, latents(trial, model), generator=trial.random)
+    if decode is None:
+        sees_logits(trial, model, z[:20], y=asked[:20])
     with torch.no_grad():
         logits = trial.ask(decode or method(trial, model, "decode"), z=z, y=asked)
     return asked, read_as(logits)

@@ -4,6 +4,7 @@ Both have ``encode``, ``decode`` and ``terms``. The first two are the learner's 
 ``terms`` is built from them: the rate by ``torch.distributions``, the distortion as an average over the check's draws.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from cvae_lib.checks._generic import GENERIC
 from cvae_lib.checks._probe import Mistakes, Trial
 from cvae_lib.checks._verdict import shown
 
@@ -19,6 +21,14 @@ DRAWS = 2000
 
 HINTS = {
     "model": "Build it on `nn.Module`, and let `__init__` work without arguments.",
+    "instance": GENERIC["instance"],
+    "flat": "`decode` does not give its logits the shape of images. Let it end in `.view(-1, 1, 28, 28)`.",
+    "no logits": "`decode` gives numbers between 0 and 1, however large its weights and z: those are probabilities. "
+    "Return logits, without a sigmoid at the end; `distortion_of` takes it into account.",
+    "rectified": "`decode` gives no negative logit, so no pixel can be probably black. Nothing comes after its last "
+    "linear layer, no ReLU either.",
+    "one loss": "That is one thing, a loss already? `terms` returns two, the distortion and the rate, each for every "
+    "image. They are added outside.",
     "order": "The two terms are in the wrong order: return the distortion first, then the rate.",
     "rate sign": "The rate is negative. A KL never is; `terms` returns it as it is, and the loss adds it.",
     "rate mean": "The rate is averaged over the latents. Sum over them, or it is another β.",
@@ -28,6 +38,8 @@ HINTS = {
     "no sample": "The decoder gets the mean, not a sample. Then nothing in the loss feels how wide the cloud is.",
     "shared": "All images of the batch share one noise. Draw one number for each entry of the mean.",
     "variance": "The sample's noise is scaled by the variance. σ is exp(log_variance / 2).",
+    "log variance": "The sample's noise is scaled by log_variance as it is. That is a logarithm; σ is "
+    "exp(log_variance / 2).",
     "detached": "No gradient of the distortion reaches the encoder. `.sample()`, `.detach()` and `torch.no_grad()` "
     "cut it off.",
     "distortion": "The distortion is not -log p(x|z) of your own decoder's logits at your own encoder's samples.",
@@ -37,6 +49,8 @@ HINTS = {
 
 def built(trial: Trial, maker: Any, **given: Tensor) -> nn.Module:
     """Make a model of the learner's class, with weights large enough to tell mistakes apart on what is given."""
+    if isinstance(maker, nn.Module):
+        trial.fail("instance", expected="a class", got=f"a {type(maker).__name__} made of one")
     model = trial.ask(maker)
     if not isinstance(model, nn.Module):
         trial.fail("model", expected="an nn.Module", got=shown(model))
@@ -54,7 +68,7 @@ def method(trial: Trial, model: nn.Module, name: str) -> Callable[..., Any]:
     """Return a method that the learner's model must have."""
     found = getattr(model, name, None)
     if not callable(found):
-        trial.fail("kind", expected=f"a model with a method `{name}`", got=f"a {type(model).__name__} without")
+        trial.fail("no method", expected=f"a model with a method `{name}`", got=f"a {type(model).__name__} without")
     bound: Callable[..., Any] = found
     return bound
 
@@ -73,10 +87,33 @@ def gaussian(trial: Trial, encode: Callable[..., Any], **given: Any) -> tuple[Te
     return mean, log_variance
 
 
+def sees_logits(trial: Trial, model: nn.Module, z: Tensor, **rest: Tensor) -> None:
+    """See that what the decoder returns can be logits: far from z = 0 they leave the range from 0 to 1."""
+    with torch.no_grad():
+        far = trial.tensor(trial.ask(method(trial, model, "decode"), z=100 * z, **rest))
+    if far.any() and far.min() >= 0:
+        found = f"nothing below {float(far.min()):.3g} or above {float(far.max()):.3g}"
+        trial.fail("no logits" if far.max() <= 1 else "rectified", expected="logits of both signs", got=found)
+
+
+def check_decode(trial: Trial, model: nn.Module, **given: Tensor) -> None:
+    """See that the decoder returns logits in the shape of images, before anything is made of them."""
+    x, rest = given["x"], {name: value for name, value in given.items() if name != "x"}
+    mean, _ = gaussian(trial, method(trial, model, "encode"), **given)
+    z = trial.normal(*mean.shape)
+    logits = trial.ask(method(trial, model, "decode"), z=z, **rest)
+    if not isinstance(logits, Tensor) or logits.shape != x.shape:
+        trial.fail("flat", expected=f"logits of shape {tuple(x.shape)}", got=_shape(logits))
+    sees_logits(trial, model, z, **rest)
+
+
 def check_terms(trial: Trial, model: nn.Module, **given: Tensor) -> None:
     """Compare both terms with references built from the learner's own encoder and decoder."""
     mean, log_variance = gaussian(trial, method(trial, model, "encode"), **given)
-    distortion, rate = trial.pair(method(trial, model, "terms"), **given)
+    terms = trial.ask(method(trial, model, "terms"), **given)
+    if not isinstance(terms, tuple | list):
+        trial.fail("one loss", expected="two things: return distortion, rate", got=_shape(terms))
+    distortion, rate = trial.two(terms)
     prior = Normal(torch.zeros_like(mean).double(), torch.ones_like(mean).double())
     exact = kl_divergence(Normal(mean.double(), (0.5 * log_variance.double()).exp()), prior).sum(1).detach()  # (B,)
     first = trial.tensor(distortion)
@@ -108,8 +145,13 @@ def _check_distortion(trial: Trial, model: nn.Module, given: Mapping[str, Tensor
     many = max(
         (_repeated(given, row, DRAWS) for row in range(len(given["x"]))), key=lambda row: _tells(trial, model, row)
     )
-    mean, right, squared = _distortions(trial, model, many)
-    candidates = {"distortion sign": -right, "pixel mean": right / many["x"][0].numel(), "variance": squared}
+    mean, right, squared, logarithmic = _distortions(trial, model, many)
+    candidates = {
+        "distortion sign": -right,
+        "pixel mean": right / many["x"][0].numel(),
+        "variance": squared,
+        "log variance": logarithmic,
+    }
     got, _ = trial.pair(method(trial, model, "terms"), **many)
     values = trial.tensor(got)
     if values.shape != right.shape:
@@ -118,8 +160,15 @@ def _check_distortion(trial: Trial, model: nn.Module, given: Mapping[str, Tensor
         trial.fail("no sample" if torch.allclose(values, mean, rtol=1e-3) else "shared", got=values, expected=right)
     if _agree(values, right):
         return
-    mistake = next((name for name, wrong in candidates.items() if _agree(values, wrong)), "distortion")
+    known = [name for name, wrong in candidates.items() if _agree(values, wrong)]
+    mistake = min(known, key=lambda name: _distance(values, candidates[name]), default="distortion")
     trial.fail(mistake, expected=f"{float(right.mean()):.4g} on average", got=f"{float(values.mean()):.4g} on average")
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Return how far apart the means and the spreads of two sets of draws are, in about their standard errors."""
+    error = math.sqrt(float(a.var() + b.var()) / len(a))
+    return abs(float(a.mean() - b.mean())) / error + 30 * abs(math.log(float(a.std() / b.std())))
 
 
 def _repeated(given: Mapping[str, Tensor], row: int, times: int) -> dict[str, Tensor]:
@@ -127,32 +176,30 @@ def _repeated(given: Mapping[str, Tensor], row: int, times: int) -> dict[str, Te
     return {name: value[row : row + 1].expand(times, *value.shape[1:]).contiguous() for name, value in given.items()}
 
 
-def _distortions(trial: Trial, model: nn.Module, many: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return distortions by the learner's own encoder and decoder: at the mean, at samples, and with σ² for σ."""
+def _distortions(trial: Trial, model: nn.Module, many: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return distortions by the learner's own encoder and decoder: at the mean, at samples, with σ² or log σ² for σ."""
     x, rest = many["x"], {name: value for name, value in many.items() if name != "x"}
     mean, log_variance = (part.detach() for part in gaussian(trial, method(trial, model, "encode"), **many))
     noise = trial.normal(*mean.shape)
 
     def distortions(z: Tensor) -> Tensor:
         logits = trial.ask(method(trial, model, "decode"), z=z, **rest)
-        if not isinstance(logits, Tensor) or logits.numel() != x.numel():
-            trial.fail("shape", expected=f"logits of shape {tuple(x.shape)}", got=_shape(logits))
         if not logits.isfinite().all():
             trial.fail("not finite", got=logits)
         flat = logits.detach().double().reshape(len(x), -1)
         log_p: Tensor = Bernoulli(logits=flat).log_prob(x.double().flatten(1)).sum(1)
         return -log_p
 
-    scales = 0.0 * mean, (0.5 * log_variance).exp(), log_variance.exp()
-    at_mean, at_samples, squared = (distortions(mean + scale * noise) for scale in scales)
-    return at_mean, at_samples, squared
+    scales = 0.0 * mean, (0.5 * log_variance).exp(), log_variance.exp(), log_variance
+    return [distortions(mean + scale * noise) for scale in scales]
 
 
 def _tells(trial: Trial, model: nn.Module, many: Mapping[str, Tensor]) -> float:
-    """Return by how many spreads an image's average distortion shifts if σ² is taken for σ."""
+    """Return how many spreads lie between an image's average distortions with σ, with σ² and with log σ² for σ."""
     few = {name: value[:200] for name, value in many.items()}
-    _, right, squared = _distortions(trial, model, few)
-    return abs(float(squared.mean() - right.mean())) / (float(right.std() + squared.std()) + 1e-9)
+    _, *three = _distortions(trial, model, few)
+    pairs = itertools.combinations(three, 2)
+    return min(abs(float(a.mean() - b.mean())) / (float(a.std() + b.std()) + 1e-9) for a, b in pairs)
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:

@@ -5,7 +5,7 @@ import copy
 import functools
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -14,20 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cvae_lib.checks._generic import GENERIC, misshapen
 from cvae_lib.checks._runner import TimeUp
-from cvae_lib.checks._verdict import NotAttempted, Theirs, Wrong, dtype_name, shown
+from cvae_lib.checks._verdict import SHOWN, NotAttempted, Theirs, Wrong, dtype_name, raised_as_blank, shown
 
-GENERIC = MappingProxyType(
-    {
-        "nothing": "Your function gives back nothing. Does it end in `return`?",
-        "kind": "That is no number or tensor.",
-        "shape": "The shape is not the one asked for. Which axis should be summed over, and which should stay?",
-        "not finite": "There are infinities or NaNs in it. Which step takes a logarithm of zero, or overflows?",
-        "in place": "Your function changed its own input, as functions that end in `_` do. Work on a new tensor.",
-        "by hand": "No known mistake gives this number. Open the first folded hint, and write every term down.",
-        "unknown": "No known mistake looks like this. Work through the input above by hand, and compare term by term.",
-    }
-)
 Mistakes = Mapping[str, Tensor | tuple[Tensor, ...]]  # what an answer would be with a known mistake, or its variants
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # coarse enough for float32, fine enough for every mistake in these exercises
 
@@ -81,6 +71,8 @@ class Trial:
         except TimeUp:
             raise
         except NotImplementedError as error:
+            if not raised_as_blank(error):
+                raise Theirs(error, self.on()) from error
             raise NotAttempted(error) from error
         except BaseException as error:  # exit() in a learner's function must not end the notebook either
             raise Theirs(error, self.on()) from error
@@ -97,9 +89,13 @@ class Trial:
 
     def pair(self, function: Callable[..., Any], **given: Any) -> tuple[Any, Any]:
         """Call a function that must return two things."""
-        result = self.ask(function, **given)
+        return self.two(self.ask(function, **given))
+
+    def two(self, result: Any) -> tuple[Any, Any]:
+        """Take apart what must be two things."""
         if not isinstance(result, tuple | list) or len(result) != 2:
-            self.fail("kind", expected="two things: return a, b", got=shown(result))
+            number = len(result) if isinstance(result, tuple | list) else 1
+            self.fail("two things", expected="two things", got=f"{number}: {shown(result)}")
         return result[0], result[1]
 
     def fail(self, mistake: str, *, expected: Any = "", got: Any = "") -> NoReturn:
@@ -143,10 +139,57 @@ class Trial:
         for mistake, wrong in mistakes.items():
             alternatives = wrong if isinstance(wrong, tuple) else (wrong,)
             if any(near(other.detach().to("cpu", torch.float64)) for other in alternatives):
-                self.fail(mistake, expected=expected, got=value)
+                self.differ(mistake, expected, value, relative, absolute)
         if value.shape != expected.shape:
-            self.fail("shape", expected=f"shape {tuple(expected.shape)}", got=f"shape {tuple(value.shape)}")
-        self.fail(otherwise if value.isfinite().all() else not_finite, expected=expected, got=value)
+            shapes = f"shape {tuple(expected.shape)}", f"shape {tuple(value.shape)}"
+            self.fail(misshapen(value, expected), expected=shapes[0], got=shapes[1])
+        self.differ(otherwise if value.isfinite().all() else not_finite, expected, value, relative, absolute)
+
+    def differ(
+        self, mistake: str, expected: Tensor, value: Tensor, relative: float = RELATIVE, absolute: float = ABSOLUTE
+    ) -> NoReturn:
+        """Say that an answer is wrong; of a large one print the first row that differs."""
+        if value.shape != expected.shape or value.ndim < 2 or value.numel() <= SHOWN:
+            self.fail(mistake, expected=expected, got=value)
+        rows = ~torch.isclose(value, expected, relative, absolute).flatten(1).all(1)
+        row = int(rows.double().argmax())
+        texts = [f"row {row} of {len(rows)}: {shown(part[row])}" for part in (expected, value)]
+        self.fail(mistake, expected=texts[0], got=texts[1])
+
+    def compare_parts(
+        self,
+        got: Sequence[Any],
+        expected: Mapping[str, Tensor],
+        mistakes: Mapping[str, Sequence[Sequence[Tensor]]] = MappingProxyType({}),
+    ) -> None:
+        """Compare several results of one function, and print each on a line of its own, with its name.
+
+        Each mistake has alternatives, and each alternative a tensor for every name.
+
+        Raises:
+            Wrong: if not all are the references, up to rounding.
+        """
+        values, exact = [self.tensor(part) for part in got], list(expected.values())
+
+        def near(other: Sequence[Tensor]) -> bool:
+            pairs = list(zip(values, other, strict=True))
+            return all(a.shape == b.shape and torch.allclose(a, b.double(), RELATIVE, ABSOLUTE) for a, b in pairs)
+
+        if near(exact):
+            return
+        right, came = (
+            "\n".join(f"{name}: {shown(part)}" for name, part in zip(expected, parts, strict=True))
+            for parts in (exact, values)
+        )
+        for mistake, alternatives in mistakes.items():
+            if any(near(other) for other in alternatives):
+                self.fail(mistake, expected=right, got=came)
+        for name, part, reference in zip(expected, values, exact, strict=True):
+            if part.shape != reference.shape:
+                shapes = f"{name} of shape {tuple(reference.shape)}", f"{name} of shape {tuple(part.shape)}"
+                self.fail(misshapen(part, reference), expected=shapes[0], got=shapes[1])
+        finite = all(bool(part.isfinite().all()) for part in values)
+        self.fail("unknown" if finite else "not finite", expected=right, got=came)
 
     def average(self, draws: Tensor, exact: Tensor | float, *, slack: float = 0.0) -> bool:
         """Say whether the mean of independent draws agrees with a number, within six standard errors."""
@@ -182,17 +225,22 @@ class Probe:
         expected: float,
         mistakes: Mapping[str, float | tuple[float, ...]] = MappingProxyType({}),
         *,
+        name: str = "",
         tolerance: float = 0.005,
     ) -> None:
         """Compare a number worked out by hand with the reference, and with what known mistakes would give.
 
+        Where several are handed in, ``name`` says which one this is.
+
         Raises:
             Wrong: if it is further than ``tolerance`` from the reference. The reference is then not printed.
         """
-        trial, wanted = self.trial(), "a number, right to the second digit after the point"
+        trial = self.trial()
+        trial.on = f"your `{name}`" if name else ""
+        wanted = "a number, right to the second digit after the point"
         value = trial.tensor(got)
         if value.numel() != 1:
-            trial.fail("kind", expected=wanted, got=value)
+            trial.fail("one number", expected=wanted, got=value)
         if abs(float(value) - expected) <= tolerance:
             return
         for mistake, wrong in mistakes.items():
@@ -205,7 +253,7 @@ class Probe:
 def model_copy(model: Any, trial: Trial) -> nn.Module:
     """Return a copy of a trained model on the CPU, so that the learner's own keeps its mode, weights and gradients."""
     if not isinstance(model, nn.Module):
-        trial.fail("kind", expected="a trained model", got=shown(model))
+        trial.fail("no model", expected="a trained model", got=shown(model))
     # What a forward pass has left lying about in the model cannot be copied while it hangs on a graph.
     memo = {
         id(value): value.detach()

@@ -74,7 +74,8 @@ def picture(chapter: int | None, titles: Mapping[int, str]) -> "Picture":
 
     known = recorded()
     chapters = [chapter] if chapter is not None else sorted(titles)
-    figure, (axes,) = new_figure(7.0, 0.35 + 0.62 * len(chapters))
+    tried = any(known.get(entry.number) == "tried" for entry in EXERCISES.values() if entry.chapter in chapters)
+    figure, (axes,) = new_figure(7.0, 0.35 + 0.62 * len(chapters) + 0.3 * tried)
     sentences = []
     for row, wanted in enumerate(chapters):
         mine = [entry for entry in EXERCISES.values() if entry.chapter == wanted]
@@ -90,6 +91,8 @@ def picture(chapter: int | None, titles: Mapping[int, str]) -> "Picture":
         names = f" ({', '.join(done)})" if done else ""
         sentences.append(f"chapter {wanted:02d}: {len(done)} of {len(mine)} exercises done{names}")
     width = max(sum(entry.chapter == wanted for entry in EXERCISES.values()) for wanted in chapters)
-    axes.set(xlim=(-5.0, max(width, 8) - 0.4), ylim=(0.6 - len(chapters), 0.6))
+    if tried:
+        axes.text(-0.25, 0.4 - len(chapters), "✓  passed     •  tried, not passed yet", va="center")
+    axes.set(xlim=(-5.0, max(width, 8) - 0.4), ylim=(0.6 - len(chapters) - 0.5 * tried, 0.6))
     axes.axis("off")
     return Picture(figure, "Progress. " + "; ".join(sentences).capitalize() + ".")

@@ -85,14 +85,16 @@ def examined(number: str, *answer: Any, edition: int = 0) -> Verdict:
         wanted = ", ".join(found.answers)
         raise ValueError(f"Exercise {number} wants check({number!r}, {wanted}), and got {len(answer)} answers.")
     say = functools.partial(Verdict, found.number, found.title)
-    if any(part is ... for part in answer):
-        return say("not attempted")
+    blank = [f"`{name}`" for name, part in zip(found.answers, answer, strict=True) if part is ...]
+    if blank:
+        some = f"{' and '.join(blank)} {'is' if len(blank) == 1 else 'are'} still blank"
+        return say("not attempted", note=some if len(blank) < len(answer) else "")
     probe = Probe(found.hints, seed(), edition)
     try:
         with untouched():
             note = limited(lambda: found.examine(probe, *answer), found.seconds)
-    except NotAttempted as blank:
-        cause = blank.__cause__
+    except NotAttempted as met:
+        cause = met.__cause__
         return say("not attempted", note=f"`{blank_name(cause)}` is still blank" if cause else "")
     except Wrong as wrong:
         return say("wrong", **wrong.found)

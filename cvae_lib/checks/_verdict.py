@@ -131,5 +131,11 @@ def blank_name(error: BaseException) -> str:
     return frames[-1].name if frames else ""
 
 
+def raised_as_blank(error: BaseException) -> bool:
+    """Say whether ``NotImplementedError`` comes from a learner's own line, and not from a library that refuses."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and not _is_foreign(frames[-1].filename)
+
+
 def _is_foreign(filename: str) -> bool:
     return filename.startswith(_FOREIGN) or not _INSTALLED.isdisjoint(Path(filename).parts)

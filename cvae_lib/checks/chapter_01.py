@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from cvae_lib import data
-from cvae_lib.checks._autoencoder import HINTS, built, check_terms, method
+from cvae_lib.checks._autoencoder import HINTS, built, check_decode, check_terms, gaussian, method, sees_logits
 from cvae_lib.checks._given import drawn
 from cvae_lib.checks._probe import Mistakes, Probe, model_copy
 from cvae_lib.checks._registry import exercise
@@ -188,7 +188,9 @@ def _vae(probe: Probe, vae: Any) -> None:
     for index in range(2):
         trial = probe.trial(index=index)
         x = (trial.normal(trial.size(3, 5), 1, 28, 28) > 0.7).to(trial.dtype)
-        check_terms(trial, built(trial, vae, x=x), x=x)
+        model = built(trial, vae, x=x)
+        check_decode(trial, model, x=x)
+        check_terms(trial, model, x=x)
 
 
 @exercise(
@@ -220,10 +222,11 @@ def _silent(probe: Probe, floor: Any, model: Any) -> str:
         "one grey": float(entropy(p.mean()) * p.shape[1]),
         "each image": float(entropy(p).sum(1).mean()),
     }
-    probe.number(floor, exact, mistakes, tolerance=0.5)
+    probe.number(floor, exact, mistakes, name="floor", tolerance=0.5)
     trial = probe.trial()
     model = model_copy(model, trial)
     x = images.pixels(torch.arange(500), "stochastic", trial.random)
+    sees_logits(trial, model, trial.normal(*gaussian(trial, method(trial, model, "encode"), x=x[:20])[0].shape))
     with torch.no_grad():
         distortion, rate = (float(part.mean()) for part in trial.pair(method(trial, model, "terms"), x=x))
     trial.on = "the first 500 images"

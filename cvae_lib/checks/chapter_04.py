@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cvae_lib.checks._generic import GENERIC
 from cvae_lib.checks._given import drawn
 from cvae_lib.checks._probe import Mistakes, Probe, Trial
 from cvae_lib.checks._registry import exercise
@@ -40,7 +41,8 @@ def _idle(probe: Probe, film: Any, attention: Any, idle: Any) -> None:
     sizes = {name: float(part.numel()) for name, part in slot.named_parameters()}
     silent = [name for name, part in slot.named_parameters() if not bool(part.grad.abs().max() > 1e-3)]  # type: ignore[union-attr]
     right = float(sum(part.numel() for part in FiLM(f, c).parameters()))
-    probe.number(film, right, {"one of two": right / 2, "biases": right + 2 * f, "square": 2.0 * f * f})
+    wrong_film = {"one of two": right / 2, "biases": right + 2 * f, "square": 2.0 * f * f}
+    probe.number(film, right, wrong_film, name="film")
     everything = sum(sizes.values())
     mistakes = {
         "one head": everything / the.heads,
@@ -48,10 +50,10 @@ def _idle(probe: Probe, film: Any, attention: Any, idle: Any) -> None:
         "once": everything / 2,
         "biases": everything + 3 * width + f,
     }
-    probe.number(attention, everything, mistakes)
+    probe.number(attention, everything, mistakes, name="attention")
     wrong = {"question": sizes["query.weight"], "key": sizes["key.weight"], "all": everything}
     wrong["one head"] = everything / 2 / the.heads
-    probe.number(idle, sum(sizes[name] for name in silent), wrong)
+    probe.number(idle, sum(sizes[name] for name in silent), wrong, name="idle")
 
 
 @exercise(
@@ -59,6 +61,7 @@ def _idle(probe: Probe, film: Any, attention: Any, idle: Any) -> None:
     "FiLM that starts as nothing",
     seconds=30.0,
     hints={
+        "instance": GENERIC["instance"],
         "model": "Write it as an `nn.Module`: its weights must be found by an optimiser.",
         "silent": "Before training it returns zeros whatever h is. Without the '1 +', γ = 0 loses the features.",
         "without 1": "Each feature is multiplied by γ(c) alone, which is small at the start. Write 1 + γ(c).",
@@ -75,6 +78,8 @@ def _idle(probe: Probe, film: Any, attention: Any, idle: Any) -> None:
 def _film(probe: Probe, film: Any) -> None:
     for trial in probe.trials():
         b, f, c = trial.size(5, 7), trial.size(48, 64), trial.size(6, 9)
+        if isinstance(film, nn.Module):
+            trial.fail("instance", expected="a class", got=f"a {type(film).__name__} made of one")
         layer = trial.ask(film, features=f, numbers=c)
         if not isinstance(layer, nn.Module):
             trial.fail("model", expected="an nn.Module", got=shown(layer))
@@ -142,13 +147,17 @@ def _learn(trial: Trial, layer: nn.Module, h: Tensor, c: Tensor) -> None:
         "order": "Return what was found first, the weights second.",
         "best": "You took the best token only. The others count too, if less, and a choice has no gradient.",
         "unstable": "Right for moderate scores, but `exp` of large ones overflows; `softmax` takes the largest out.",
+        "one maximum": "Right while all examples have scores of one size. Take out one maximum per example, `dim=1, "
+        "keepdim=True`: with one for all, the scores of the others end at exp(-1000), and 0/0 is no weight.",
     },
 )
 def _attend(probe: Probe, attend: Any) -> None:
     for trial in probe.trials():
-        for level in (1.0, 500.0):
+        for apart in (False, True):
             b, n, d, c = trial.size(2, 4), trial.size(5, 7), trial.size(8, 12), trial.size(2, 4)
-            q, keys, values = level * trial.normal(b, d), trial.normal(b, n, d), trial.normal(b, n, c)
+            q, keys, values = trial.normal(b, d), trial.normal(b, n, d), trial.normal(b, n, c)
+            if apart:  # the last question is 1,000 times as loud as the others, and fits a token
+                q[-1] = 1000 * keys[-1, 0]
             found, weights = trial.pair(attend, q=q, keys=keys, values=values)
             k, v = (part.double().cpu().numpy() for part in (keys, values))
             scores = (k * q.double().cpu().numpy()[:, None]).sum(2)  # (B, L)
@@ -164,8 +173,11 @@ def _attend(probe: Probe, attend: Any) -> None:
                 "uniform": torch.full((b, n), 1 / n),
                 "best": best,
             }
-            kind = "unstable" if level > 1 else "unknown"
-            trial.compare(weights, exact, mistakes if level == 1 else {}, otherwise=kind, not_finite=kind)
+            kind = "unknown"
+            if apart:
+                loud = trial.tensor(weights)[-1:]
+                kind = "one maximum" if bool(loud.isfinite().all()) else "unstable"
+            trial.compare(weights, exact, {} if apart else mistakes, otherwise=kind, not_finite=kind)
             right = torch.from_numpy((exact.numpy()[:, :, None] * v).sum(1))  # (B, C)
             wrong = torch.from_numpy((exact.numpy()[:, :, None] * k).sum(1))
             trial.compare(found, right, {"keys": wrong, "best": torch.from_numpy(v[range(b), scores.argmax(1)])})

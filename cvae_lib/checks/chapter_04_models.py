@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cvae_lib import data
 from cvae_lib.checks import _asking
-from cvae_lib.checks._asking import cost, hears, latents, obeyed
-from cvae_lib.checks._autoencoder import method
+from cvae_lib.checks._asking import TRAINED, cost, hears, latents, obeyed
+from cvae_lib.checks._autoencoder import method, sees_logits
 from cvae_lib.checks._probe import Mistakes, Probe, model_copy
 from cvae_lib.checks._registry import exercise
 from cvae_lib.checks._verdict import shown
@@ -98,8 +98,9 @@ def _listening(probe: Probe, model: Any) -> str:
     images = data.digits("test").subset(slice(500))
     x, y = images.pixels(None, "stochastic", trial.random), images.labels
     nats = cost(trial, model, x, y)
+    sees_logits(trial, model, trial.normal(8, latents(trial, model)), y=torch.arange(8))
     trial.on = "500 test images"
-    if not nats < 300:
+    if not nats < TRAINED:
         trial.fail("untrained", expected="about 130 nats", got=f"{nats:.0f} nats")
     few = torch.arange(8)
     hears(trial, model, x[few], few)

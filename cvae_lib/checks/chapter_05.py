@@ -34,8 +34,9 @@ def _nobody(probe: Probe, p: Any, everything: Any) -> None:
         middle = (low + high) / 2
         low, high = (middle, high) if _table(middle, the.parts)[-1] < the.share else (low, middle)
     whole = _table(low, the.parts)[0]
-    probe.number(p, low, {"as is": the.share, "divided": the.share / the.parts, "kept": 1 - low, "swapped": whole})
-    probe.number(everything, whole, {"rest": 1 - the.share, "one part": 1 - low, "swapped": low})
+    mistakes = {"as is": the.share, "divided": the.share / the.parts, "kept": 1 - low, "swapped": whole}
+    probe.number(p, low, mistakes, name="p")
+    probe.number(everything, whole, {"rest": 1 - the.share, "one part": 1 - low, "swapped": low}, name="everything")
 
 
 def _table(p: float, parts: int) -> Any:
@@ -108,6 +109,10 @@ def _hand(hours: Tensor, unit: float) -> Tensor:
         "inverted": "The mask is the wrong way round: the words get nothing and the padding everything.",
         "one more": "One place too many: a caption of n words has the places 0 to n - 1.",
         "axis": "The softmax runs over heads, or captions. The words of one caption compete: the last axis.",
+        "unstable": "Right for moderate scores, but `exp` of large ones overflows. Take the largest out first, as "
+        "`softmax` does.",
+        "one maximum": "Right while all captions have scores of one size. Take out one maximum per caption and head, "
+        "the last axis with `keepdim=True`: with one for all, nothing is left of the others.",
         "nan": "A caption without a word gives 0/0, NaN. Use a very low number in place of -inf, and multiply.",
         "padding": "A caption without a word spreads its weight over padding. All its weights must be zero.",
         "gradient": "The weights are right, but the gradient is NaN where a caption has no word: it comes from "
@@ -146,6 +151,7 @@ def _word_weights(probe: Probe, word_weights: Any) -> None:
             {name: _rows(wrong, words) for name, wrong in mistakes.items()},
             not_finite="nan",
         )
+        _apart(trial, word_weights, scores, lengths)
         if not value[-1].isfinite().all():
             trial.fail("nan", expected=exact[-1], got=value[-1])
         trial.compare(value[-1], exact[-1], otherwise="padding")
@@ -153,6 +159,18 @@ def _word_weights(probe: Probe, word_weights: Any) -> None:
         (slope,) = torch.autograd.grad(weighed, scores) if weighed.requires_grad else (torch.zeros(1),)
         if not slope.isfinite().all():
             trial.fail("gradient", expected="a gradient without NaN", got=slope[-1])
+
+
+def _apart(trial: Trial, word_weights: Any, scores: Tensor, lengths: Tensor) -> None:
+    """Look at captions of which the first has moderate scores and the others have very large ones."""
+    on, loud = trial.on, scores.detach() + 900 * (torch.arange(len(scores), device=trial.device) > 0)[:, None, None]
+    value = trial.tensor(trial.ask(word_weights, scores=loud, lengths=lengths))
+    words = slice(0, len(scores) - 1)
+    exact = _by_captions(loud.double().cpu().numpy(), lengths.tolist())
+    first = bool(torch.allclose(value[0], exact[0], rtol=1e-3, atol=1e-4))
+    kind = "unstable" if first else "one maximum"
+    trial.compare(value[words], exact[words], otherwise=kind, not_finite=kind)
+    trial.on = on
 
 
 def _rows(wrong: Tensor | tuple[Tensor, ...], rows: slice) -> tuple[Tensor, ...]:

@@ -214,6 +214,8 @@ class ImageSet:
     ) -> "Batches":
         """Return minibatches that can be gone through again and again, with their number as ``len()``.
 
+        Each is ``(x, y, index)``: pixels, labels, and the positions in the set of the images it holds.
+
         Args:
             batch_size: images per minibatch.
             pixels: see :meth:`pixels`.

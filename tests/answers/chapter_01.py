@@ -174,10 +174,10 @@ class Right(nn.Module):
         return self.mean(h), self.log_variance(h)
 
     def decode(self, z):
-        return self.out(z)  # (B, 784)
+        return self.out(z).unflatten(1, (1, 28, 28))
 
     def distortion(self, logits, x):
-        return -Bernoulli(logits=logits).log_prob(x.flatten(1)).sum(1)
+        return -Bernoulli(logits=logits).log_prob(x).sum((1, 2, 3))
 
     def terms(self, x):
         q = Normal(self.encode(x)[0], std_of(self.encode(x)[1]))
@@ -227,11 +227,29 @@ WRONG_TERMS = [
     ("shared", "one noise", lambda m, v, e, d, r: (d(sample(m, v, e[:1])), r)),
     ("variance", "exp without ½", lambda m, v, e, d, r: (d(m + v.exp() * e), r)),
     ("detached", "sample()", lambda m, v, e, d, r: (d(sample(m, v, e).detach()), r)),
+    ("log variance", "no exp", lambda m, v, e, d, r: (d(m + v * e), r)),
+    ("one loss", "the sum", lambda m, v, e, d, r: d(sample(m, v, e)) + r),
+    ("one loss", "the mean of the sum", lambda m, v, e, d, r: (d(sample(m, v, e)) + r).mean()),
+]
+
+
+def with_decode(function, base=Right):
+    """Return a class of VAE whose ``decode`` returns ``function(logits)``."""
+    return type("Changed", (base,), {"decode": lambda self, *given: function(base.decode(self, *given))})
+
+
+# What goes wrong in `decode`, for both.
+WRONG_DECODERS = [
+    ("no logits", "a sigmoid at the end", torch.sigmoid),
+    ("rectified", "a ReLU at the end", torch.relu),
+    ("flat", "rows of 784", lambda logits: logits.flatten(1)),
+    ("flat", "no channel", lambda logits: logits[:, 0]),
 ]
 
 RIGHT["1.6"] = [("two heads, torch.distributions", (Right,)), ("image by image", (Looped,))]
 WRONG["1.6"] = [(mistake, how, (with_terms(function),)) for mistake, how, function in WRONG_TERMS]
-WRONG["1.6"].append(("model", "no nn.Module", (type("Bare", (), {}),)))
+WRONG["1.6"] += [(mistake, how, (with_decode(function),)) for mistake, how, function in WRONG_DECODERS]
+WRONG["1.6"] += [("model", "no nn.Module", (type("Bare", (), {}),)), ("instance", "a model for its class", (Right(),))]
 
 
 def leave_one_out(f, mean, draws):

@@ -21,7 +21,7 @@ WRONG["2.1"] = [
 
 def by_precisions(x, y, t):
     precision = 1 + t.w**2 / t.s**2
-    return (t.a * y + t.w * (x - t.u * y) / t.s**2) / precision, 1 / precision
+    return (t.a * y + t.w * (x - t.u * y) / t.s**2) / precision, 1 / precision + 0 * x
 
 
 def by_gain(x, y, t):  # as in a Kalman filter
@@ -48,8 +48,18 @@ def second(function):
     return lambda x, y, t: (by_precisions(x, y, t)[0], function(by_precisions(x, y, t)[1]) * torch.ones_like(x))
 
 
+def witnesses(sure=lambda t: 1 + t.w**2 / t.s**2, heard=lambda t: t.w / t.s**2):
+    """Return an answer in which what the witnesses say, or how sure they are, may be wrong."""
+    return lambda x, y, t: ((t.a * y + heard(t) * (x - t.u * y)) / sure(t), 1 / sure(t) + 0 * x)
+
+
+def unscaled(x, y, t):
+    mean, variance = by_precisions(x, y, t)
+    return mean / variance, variance
+
+
 RIGHT["2.2"] = [
-    ("precisions, one number for the variance", (by_precisions,)),
+    ("precisions", (by_precisions,)),
     ("a gain", (by_gain,)),
     ("a loop", (by_loop,)),
     ("in float64", (lambda x, y, t: by_gain(x.double(), y.double(), t),)),
@@ -59,7 +69,17 @@ WRONG["2.2"] = [
     ("decoder", "y left out of the likelihood", (changed(by_precisions, u=lambda t: 0.0),)),
     ("std", "root of the variance", (second(lambda v: v**0.5),)),
     ("precision", "not inverted", (second(lambda v: 1 / v),)),
-    ("no prior", "x alone", (lambda x, y, t: ((x - t.u * y) / t.w, t.s**2 / t.w**2),)),
+    ("no prior", "x alone", (lambda x, y, t: ((x - t.u * y) / t.w, t.s**2 / t.w**2 + 0 * x),)),
+    ("prior precision", "1 forgotten", (witnesses(sure=lambda t: t.w**2 / t.s**2),)),
+    ("prior precision", "1 forgotten in the variance", (second(lambda v: v / (1 - v)),)),
+    ("w", "w for w²", (witnesses(sure=lambda t: 1 + t.w / t.s**2),)),
+    ("noise", "s for s² in the mean", (witnesses(heard=lambda t: t.w / t.s),)),
+    ("noise", "s for s² in the precision", (witnesses(sure=lambda t: 1 + t.w**2 / t.s),)),
+    ("w in the mean", "x not weighed by w", (witnesses(heard=lambda t: 1 / t.s**2),)),
+    ("mean unscaled", "not divided by the precision", (unscaled,)),
+    ("swapped", "variance first", (lambda *a: by_precisions(*a)[::-1],)),
+    ("one number", "a float for the variance", (lambda *a: (by_precisions(*a)[0], float(by_precisions(*a)[1][0])),)),
+    ("one number", "a tensor without axes", (lambda *a: (by_precisions(*a)[0], by_precisions(*a)[1][0]),)),
     ("noise", "s for s²", (changed(by_precisions, s=lambda t: t.s**0.5),)),
 ]
 
@@ -113,6 +133,8 @@ WRONG["2.3"] = [
         (lambda x, y, m, v, t: changed(pieces, u=lambda _: 0.0)(x, y, m, v, t)[0] - pieces(x, y, m, v, t)[1],),
     ),
     ("no kl", "fit only", (lambda *a: pieces(*a)[0],)),
+    ("sign", "the loss", (lambda *a: -bound(*a),)),
+    ("noise", "s² as the scale", (changed(bound, s=lambda t: t.s**2),)),
 ]
 
 
@@ -137,9 +159,11 @@ RIGHT["2.4"] = [
 WRONG["2.4"] = [
     ("mean of logs", "log inside", (lambda w: w.mean(1),)),
     ("log k", "sum for mean", (lambda w: w.logsumexp(1),)),
+    ("divided", "logsumexp / K", (lambda w: w.logsumexp(1) / w.size(1),)),
     ("axis", "dim=0", (lambda w: w.logsumexp(0) - math.log(len(w)),)),
     ("batch", "averaged", (lambda w: (w.logsumexp(1) - math.log(w.size(1))).mean(),)),
     ("unstable", "exp, mean, log", (lambda w: w.exp().mean(1).log(),)),
+    ("one maximum", "the largest of all images", (lambda w: w.max() + (w - w.max()).exp().mean(1).log(),)),
 ]
 
 RIGHT["2.5"] = [
@@ -157,10 +181,23 @@ WRONG["2.5"] = [
 ]
 
 
+def joint(x, y, z, t):
+    return Normal(t.w * z + t.u * y, t.s).log_prob(x) + Normal(t.a * y, 1.0).log_prob(z)
+
+
 def estimate(x, y, mean, log_std, eps, t, q_mean, q_log_std, z=None):
     z = mean + log_std.exp() * eps if z is None else z
-    joint = Normal(t.w * z + t.u * y, t.s).log_prob(x) + Normal(t.a * y, 1.0).log_prob(z)
-    return joint - Normal(q_mean, q_log_std.exp()).log_prob(z)
+    return joint(x, y, z, t) - Normal(q_mean, q_log_std.exp()).log_prob(z)
+
+
+def listening(log_q):
+    """Return an answer with an undetached q, whose density at z is ``log_q(q, z)``."""
+
+    def answer(x, y, mean, log_std, eps, t):
+        z = mean + log_std.exp() * eps
+        return joint(x, y, z, t) - log_q(Normal(mean, log_std.exp()), z)
+
+    return answer
 
 
 def quiet(x, y, mean, log_std, eps, t):
@@ -184,6 +221,8 @@ WRONG["2.6"] = [
         "z detached",
         (lambda x, y, m, ls, e, t: estimate(x, y, m, ls, e, t, m, ls, (m + ls.exp() * e).detach()),),
     ),
+    ("too much", "z detached inside log q", (listening(lambda q, z: q.log_prob(z.detach())),)),
+    ("too much", "all of log q detached", (listening(lambda q, z: q.log_prob(z).detach()),)),
     ("everything", "all detached", (lambda *a: quiet(*a).detach(),)),
     ("value", "no log q", (lambda x, y, m, ls, e, t: quiet(x, y, m, ls, e, t) - 0.5 * e**2,)),
     ("constant", "2π dropped", (lambda *a: quiet(*a) + 0.5 * math.log(2 * math.pi),)),

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from answers.chapter_01 import WRONG_TERMS, Right, std_of, with_terms
+from answers.chapter_01 import WRONG_DECODERS, WRONG_TERMS, Right, std_of, with_decode, with_terms
 
 RIGHT, WRONG = {}, {}
 
@@ -45,6 +45,7 @@ WRONG["3.2"] = [
     ("bools", "the comparison itself", (lambda y, c: y[:, None] == torch.arange(c),)),
     ("transposed", "classes first", (lambda y, c: hot(y, c).T,)),
     ("plain", "one number", (lambda y, c: y[:, None].float(),)),
+    ("columns", "always ten", (lambda y, c: hot(y, 10),)),
     ("shifted", "from 1", (lambda y, c: (y[:, None] == torch.arange(1, c + 1)).float(),)),
     ("shifted", "from -1", (lambda y, c: (y[:, None] == torch.arange(-1, c - 1)).float(),)),
     ("shifted", "a column for unknown", (lambda y, c: F.one_hot(y + 1, c + 1).float(),)),
@@ -65,7 +66,7 @@ class Hears(Right):
         return self.mean(h), self.log_variance(h)
 
     def decode(self, z, y):
-        return self.out(torch.cat([F.one_hot(y, 10).float(), z], 1))
+        return self.out(torch.cat([F.one_hot(y, 10).float(), z], 1)).unflatten(1, (1, 28, 28))
 
     def terms(self, x, y):
         mean, log_variance = self.encode(x, y)
@@ -88,9 +89,6 @@ class Added(Hears):
 
     def decode(self, z, y):
         return self.last(torch.relu(self.out(z) + self.add(y))).view(-1, 1, 28, 28)
-
-    def distortion(self, logits, x):
-        return super().distortion(logits.flatten(1), x)
 
 
 class DeafEncoder(Hears):
@@ -120,7 +118,9 @@ WRONG["3.3"] += [
     ("decoder", "y left out of the decoder", (DeafDecoder,)),
     ("plain", "y as one number", (PlainNumber,)),
     ("model", "no nn.Module", (type("Bare", (), {}),)),
+    ("instance", "a model for its class", (Hears(),)),
 ]
+WRONG["3.3"] += [(mistake, how, (with_decode(function, Hears),)) for mistake, how, function in WRONG_DECODERS]
 
 
 def shifted(table, log_prior):
@@ -143,8 +143,16 @@ WRONG["3.4"] = [
     ("axis", "dim=0", (lambda t, p: (t + p).logsumexp(0),)),
     ("prior as is", "probabilities added", (lambda t, p: (t + p.exp()).logsumexp(1),)),
     ("unstable", "exp, sum, log", (lambda t, p: (t.exp() * p.exp()).sum(1).log(),)),
+    ("one maximum", "the largest of all images", (lambda t, p: t.max() + ((t - t.max()).exp() @ p.exp()).log(),)),
+    ("product", "logarithms multiplied", (lambda t, p: (t * p).logsumexp(1),)),
+    ("product", "multiplied and added", (lambda t, p: t @ p,)),
     ("best", "largest term", (lambda t, p: (t + p).amax(1),)),
 ]
+
+
+def normalised(weights):
+    return weights / weights.sum(1, keepdim=True)
+
 
 RIGHT["3.5"] = [
     ("softmax", (lambda t, p: torch.softmax(t + p, -1),)),
@@ -159,5 +167,7 @@ WRONG["3.5"] = [
     ("log", "log_softmax", (lambda t, p: (t + p).log_softmax(1),)),
     ("joint", "not normalised", (lambda t, p: (t + p).exp(),)),
     ("label", "argmax", (lambda t, p: (t + p).argmax(1),)),
+    ("joint", "weighed after the softmax", (lambda t, p: t.softmax(1) * p.exp(),)),
+    ("one maximum", "the largest of all images", (lambda t, p: normalised((t - t.max()).exp() * p.exp()),)),
     ("unstable", "exp first", (lambda t, p: (t + p).exp() / (t + p).exp().sum(1, keepdim=True),)),
 ]

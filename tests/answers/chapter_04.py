@@ -73,6 +73,7 @@ RIGHT["4.2"] = [
     ("a hidden layer", (Shared,)),
 ]
 WRONG["4.2"] = [
+    ("instance", "a layer for its class", (Two(8, 3),)),
     ("model", "a function", (lambda features, numbers: lambda h, c: h,)),
     ("silent", "no 1 +, started at zero", (film(one=0.0),)),
     ("without 1", "no 1 +, started at random", (film(one=0.0, zero=False),)),
@@ -119,8 +120,8 @@ def built_in(q, keys, values):
     return found, scores_of(q, keys).softmax(-1)
 
 
-def exponentials(q, keys):
-    e = scores_of(q, keys).exp()
+def exponentials(q, keys, top=lambda scores: 0.0):
+    e = (scores_of(q, keys) - top(scores_of(q, keys))).exp()
     return e / e.sum(1, keepdim=True)
 
 
@@ -155,6 +156,7 @@ WRONG["4.3"] = [
     ("best", "one-hot weights", (looking(hard),)),
     ("best", "the best value", (best_value,)),
     ("unstable", "exp and sum", (looking(exponentials),)),
+    ("one maximum", "the largest of all", (looking(lambda q, k: exponentials(q, k, torch.max)),)),
 ]
 
 

@@ -84,8 +84,8 @@ def by_caption(scores, lengths):
     return torch.stack(rows)
 
 
-def exponentials(scores, lengths):
-    e = (scores - scores.amax(-1, keepdim=True)).exp() * mask_of(scores, lengths)
+def exponentials(scores, lengths, top=lambda scores: scores.amax(-1, keepdim=True)):
+    e = (scores - top(scores)).exp() * mask_of(scores, lengths)
     return e / e.sum(-1, keepdim=True).clamp_min(1e-30)
 
 
@@ -121,6 +121,8 @@ WRONG["5.3"] = [
         "softmax over the captions",
         (lambda s, n: s.masked_fill(~mask_of(s, n), -1e9).softmax(0) * mask_of(s, n),),
     ),
+    ("unstable", "exp and sum", (lambda s, n: exponentials(s, n, lambda scores: 0.0),)),
+    ("one maximum", "the largest of all", (lambda s, n: exponentials(s, n, torch.max),)),
     ("nan", "-inf", (lambda s, n: filled(s, mask_of(s, n), -math.inf),)),
     ("padding", "not multiplied", (lambda s, n: filled(s, mask_of(s, n)),)),
     ("gradient", "-inf added, covered up", (lambda s, n: torch.where(mask_of(s, n), added(s, n), 0.0),)),

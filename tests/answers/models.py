@@ -77,6 +77,11 @@ class Changed(nn.Module):
             setattr(self, name, method)
 
 
+def shifted(model, first):
+    """Return a model that draws the next digit when it is asked for one from ``first`` on."""
+    return Changed(model, decode=lambda z, y: model.decode(z, torch.where(y < first, y, (y + 1) % 10)))
+
+
 def wrong_listeners(listening):
     """Return rows for 4.6: models that hear y in the wrong places, or not."""
     encode, decode = listening.encode, listening.decode
@@ -132,10 +137,14 @@ def wrong_conditionals(prediction, honest, lied_to, unsure):
     new = type(honest)
     return [
         ("3.6", "prediction", "in per cent", (10.0, honest, lied_to)),
-        ("3.6", "deaf", "not trained", (prediction, new(), new())),
-        ("3.6", "not shuffled", "the same labels twice", (prediction, honest, honest)),
+        ("3.6", "untrained", "not trained", (prediction, new(), new())),
+        ("3.6", "same", "one model trained twice", (prediction, lied_to, lied_to)),
+        ("3.6", "positions", "no index", (prediction, Changed(lied_to), lied_to)),
+        ("3.6", "deaf", "some labels wrong", (prediction, shifted(honest, 4), lied_to)),
+        ("3.6", "not shuffled", "the same labels twice", (prediction, honest, unsure)),
         ("3.6", "exchanged", "in the wrong order", (prediction, lied_to, honest)),
-        ("3.7", "deaf", "not trained", (new(),)),
+        ("3.7", "untrained", "not trained", (new(),)),
+        ("3.7", "deaf", "labels shifted", (shifted(unsure, 0),)),
         ("3.7", "unknown label", "-1 never met", (honest,)),
         ("3.7", "stuck", "z ignored without a label", (Stuck(unsure),)),
     ]
