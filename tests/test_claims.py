@@ -229,7 +229,10 @@ def test_chapter_06_with_few_images_the_prior_learns_them_by_heart_and_the_leash
         assert run["few_alone_leash_rate"] > run["few_alone_rate"]  # "It does not even bring the test rate down"
         assert abs(run["few_gaussian_leash_gap"]) < 1  # "back to about where the fixed prior is"
         assert run["few_alone_gap"] > 6 and 5.5 < run["few_alone_leash_gap"] - run["few_alone_gap"] < 7.5
-        assert 1 < run["few_alone_early_gap"] - run["few_alone_gap"] < 4
+        assert 1 < run["few_alone_early_gap"] - run["few_alone_gap"] < 3.6
+        assert run["few_alone_leash_rate"] == max(run[f"few_{name}_rate"] for name in FEW)
+        assert run["few_standard_rate"] == min(run[f"few_{name}_rate"] for name in FEW)
+        assert run["few_alone_leash_nll"] == min(run[f"few_{name}_nll"] for name in FEW)
         assert run["few_gaussian_widest"] > 6 < run["few_alone_widest"]
         assert run["few_gaussian_leash_widest"] < 4 > run["few_alone_leash_widest"]
     assert sum(run["few_gaussian_gap"] < -2 for run in found) == 2 and len(found) == 3  # "in two of three runs"
@@ -255,6 +258,15 @@ def test_chapter_06_prints_what_its_prose_says():
     assert "raw, loose: The loss became nan at step 1" in text
     assert number(r"raw, careful: sigma up to (\d+)", text) == round(math.exp(5))
     assert number(r"scaled, loose: sigma up to (\d+)", text) < 10
+    assert "distortion 64.39 + rate 9.94" in text and "distortion 61.35 + rate 9.88" in text  # "not from a lower rate"
+    assert "14% fewer" in text and "89% sevens" in text
+    sigma = r"^{}: the prior's sigma peaks at ([\d.]+) in step \d+, where .* has ([\d.]+); .* ([\d.]+), .* ([\d.]+)\.$"
+    for name, least in (("free", 3), ("leashed", 1.5)):
+        peak, asked, end, fitting = (float(found) for found in re.findall(sigma.format(name), text, re.M)[0])
+        assert peak > max(least, asked + 0.5) and abs(end - fitting) < 0.1  # "overshoots", "as wide as they need"
+        assert (peak < 2 and end < 1.1) == (name == "leashed")
+    ends = [number(rf"^{name} +ELBO (-[\d.]+)", text, re.M) for name in ("free", "leashed")]
+    assert 2.5 < ends[1] - ends[0] < 3.5  # "three nats of ELBO better"
 
 
 DIAL = (0.1, 1, 3, 10, 20, 30, 40)

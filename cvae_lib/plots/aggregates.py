@@ -90,7 +90,7 @@ def prior_maps(
         with torch.no_grad():
             covered = torch.cat([points, prior.sample(torch.Size((500,))).reshape(-1, 2).cpu()])
             low, high = covered.quantile(0.002, dim=0), covered.quantile(0.998, dim=0)
-            half = 0.6 * float((high - low).max()) if reach is None else reach
+            half = 0.7 * float((high - low).max()) if reach is None else reach
             centre = (low + high) / 2 if reach is None else torch.zeros(2)
             line = torch.linspace(-half, half, 161)
             across, up = centre[0] + line, centre[1] + line
