@@ -26,7 +26,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from cvae_lib import data, evaluation, laboratory, plots, pretrained, records, strokes, widgets
+from cvae_lib import data, evaluation, laboratory, plots, pretrained, records, widgets
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import Linear
 from cvae_lib.training import fit
@@ -175,7 +175,7 @@ for name, covariance in covariances.items():
         reached[name].append((rate.sum().item(), distortion))
         print(
             f"{name:>4}, beta {beta:<4}: R {rate.sum():6.3f} in {(rate > 1e-3).sum()} latents, by theory "
-            f"{best_rate:6.3f}; D + beta R above theory by {distortion - best + beta * (rate.sum() - best_rate):.0e}"
+            f"{best_rate:6.3f} in {(eigenvalues > beta).sum()}; D + beta R above theory by {distortion - best + beta * (rate.sum() - best_rate):.0e}"
         )
 
 # %%
@@ -193,6 +193,7 @@ plots.rate_distortion_plane(
     "and five diamonds on each of them. A straight line of slope -1 lies below the VAE's curve and comes "
     "close to it around rate 2.",
     dots=reached,
+    dots_name="linear VAEs, found by descent",
 )
 
 # %% [markdown]
@@ -259,7 +260,8 @@ betas = (0.1, 1.0, 10.0, 30.0)
 models = {name: {} for name in ("VAE", "CVAE")}
 for name, classes in (("VAE", 0), ("CVAE", 10)):
     for beta in betas:
-        print(f"{name}, beta {beta:g}")
+        height = f"rising from 1 to {beta:g}" if beta > 1 else f"{beta:g}"
+        print(f"{name}: loss = distortion + beta * rate, with beta {height}")
         models[name][beta] = trained(classes, beta)
 
 # %% [markdown]
@@ -284,18 +286,34 @@ curves = {
 places = {
     n: {b: evaluation.rate_distortion(m, test) for b, m in row.items()} for n, row in models.items()
 }
+names = {n: f"{train.name.lower()}-{n.lower()}" for n in models}
+longer = {  # chapter 03's, larger and trained for longer
+    n: evaluation.rate_distortion(pretrained.load_cvae(file), test)
+    for n, file in names.items()
+    if file in pretrained.available()
+}
 for name, row in places.items():
     for beta, found in row.items():
         print(f"{name:>4}, beta {beta:<4g}: {found}")
 
 # %%
+for name, found in longer.items():
+    print(f"pretrained {name}: {found}")
+
+# %%
+pretrained_points = {
+    f"pretrained {n}": [(p.rate.mean, p.distortion.mean)] for n, p in longer.items()
+}
 plots.rate_distortion_plane(
-    curves,
+    curves | pretrained_points,
     "Distortion against rate. The VAE's curve falls steeply from 206 nats at rate 0 to 82 at rate 22, then flattens to "
-    "71 at 47. The CVAE's starts at 172 and lies below, by much at the left and by little at the right. "
-    "Dashed lines of slope -1 and -10 touch the VAE's curve.",
+    "71 at 47. The CVAE's starts at 171 and lies below, by much at the left and by little at the right. "
+    "A dashed line of slope -1 and a dotted one of slope -10 touch the VAE's curve. The pretrained VAE and CVAE lie far "
+    "below both curves, near rate 23. An inset enlarges the left end, with the betas 20, 30 and 40.",
     dots={n: [(p.rate.mean, p.distortion.mean) for p in row.values()] for n, row in places.items()},
-    labels={n: [f"{b:g}" for b in recorded[:4]] for n in models},
+    labels={n: [f"{b:g}" for b in recorded] for n in models},
+    dots_name="trained above",
+    inset=((-0.12, 1.05), (148, 212)),
     tangents=[(*curves["VAE"][i], recorded[i], f"slope -{recorded[i]}") for i in (1, 3)],
 )
 
@@ -341,11 +359,9 @@ for name, points in curves.items():
 
 # %%
 for name in models:
-    print(
-        name,
-        "R + D:",
-        *(f"{sum(curves[name][i]):.1f} (beta {b:g})" for i, b in enumerate(recorded)),
-    )
+    for b, point in zip(recorded, curves[name]):
+        rate, distortion = (records.band(record, f"{name.lower()}_{b:g}_{what}") for what in "RD")
+        print(f"recorded {name:>4}, beta {b:<4g}: R {rate}, D {distortion}, R + D {sum(point):.1f}")
 
 # %% [markdown]
 # ## What y buys, in digits
@@ -420,10 +436,21 @@ D_0_told = sum(share * end[0] for share, end in zip(shares, ends))
 print(f"D_0 {D_0:.1f} nats without y, {D_0_told:.1f} with it")
 print(f"VAE: z is silent above beta {eigenvalues[0]:.1f}")
 print("CVAE:", *(f"{digit}: {end[1][0]:.1f}" for digit, end in enumerate(ends)), sep="  ")
-print(
-    "recorded at beta 40, on test images: D",
-    *(f"{curves[name][-1][1]:.1f} ({name})" for name in models),
-)
+
+
+# %%
+def without_z(mean):  # nats for a test image, if all that is known is the training mean
+    mean = mean.clamp(
+        1e-4, 1 - 1e-4
+    )  # a pixel without ink in training may have some in a test image
+    pixels = test.pixels().flatten(1)  # (N, 784)
+    return -(pixels * mean.log() + (1 - pixels) * (1 - mean).log()).sum(1).mean()
+
+
+for name, best in (("VAE", pooled[0]), ("CVAE", torch.stack(means)[test.labels])):
+    print(
+        f"{name:>4} on test images: D_0 {without_z(best):.1f}, recorded D at beta 40 {curves[name][-1][1]:.1f}"
+    )
 
 # %% [markdown]
 # **Predict first.** You might think that told $y$, a model needs $z$ less, and so falls silent earlier. At $\beta = 40$, which models, and
@@ -435,24 +462,33 @@ print(
 digits = range(10)
 measured = {
     f"rate at beta {b}, nats": {
-        f"{digit}": [run[f"cvae_{b}_R_of_{digit}"] for run in record["runs"]] for digit in digits
+        f"digit {digit}": [run[f"cvae_{b}_R_of_{digit}"] for run in record["runs"]]
+        for digit in digits
     }
     for b in (30, 40)
 }
 predicted = {
     f"rate at beta {b}, nats": {
-        f"{digit}": 0.5 * (ends[digit][1] / b).clamp(min=1).log().sum().item() for digit in digits
+        f"digit {digit}": 0.5 * (ends[digit][1] / b).clamp(min=1).log().sum().item()
+        for digit in digits
     }
     for b in (30, 40)
 }
+pooled_rate = 0.5 * (eigenvalues / 30).clamp(min=1).log().sum()
+print(
+    f"VAE at beta 30: rate {pooled_rate:.3f} by (8.8), recorded", records.band(record, "vae_30_R")
+)
 
 # %%
-plots.seed_dots(
+picture = plots.seed_dots(
     measured,
     "Two panels with a row for each digit. At beta 30 every digit has some rate, 0, 1, 5 and 6 the most, about 0.3 nats. "
     "At beta 40 these four have 0.05 and the others almost none. Diamonds lie near the dots.",
     live=predicted,
 )
+right = picture.figure.axes[1]
+right.legend(right.lines[:2], ["three trained CVAEs", "predicted, (8.8)"], loc=(0.45, 0.62))
+picture
 
 # %% [markdown]
 # *Figure 8.3. Rows: digits. Blue: three recorded CVAEs; orange diamonds: predicted from the pixels' correlations by (8.8), with nothing
@@ -604,9 +640,32 @@ truth = {name: others.attributes[name] for name in FACTORS}
 x = others.pixels(None, "stochastic", torch.Generator().manual_seed(0))
 scribe = trained(10, 4.0, written, steps=700, latents=8, rising=False)
 with torch.no_grad():
-    codes = scribe.posterior(x, others.labels).sample()  # draws, not means: (10000, 8)
+    q = scribe.posterior(x, others.labels)
+    codes = q.sample()  # draws, not means: (10000, 8)
 score = evaluation.mutual_information_gap(codes, truth)
 print(f"beta 4: {score}")
+
+
+# %%
+def linear_reader(latents, values):  # the share of a factor's variance that it finds
+    rows = torch.cat([latents, torch.ones(len(latents), 1)], dim=1)
+    off = values - rows @ torch.linalg.lstsq(rows, values[:, None]).solution[:, 0]
+    return (1 - off.var() / values.var()).item()
+
+
+for what, latents in (("draws", codes), ("means", q.mean)):
+    found = [linear_reader(latents, values) for values in truth.values()]
+    print(f"beta 4, R² of {what}:", *(f"{name} {r2:.2f}" for name, r2 in zip(FACTORS, found)))
+
+# %%
+parts = []
+for digit in digits:
+    own = others.labels == digit
+    values = {name: column[own] for name, column in truth.items()}
+    parts.append(evaluation.mutual_information_gap(codes[own], values, bins=8).information)
+best, second = torch.stack(parts).mean(0).topk(2, dim=0).values  # I(z_d; v_k | y): (K,) each
+mixed = evaluation.mutual_information_gap(codes, truth, bins=8).mig
+print(f"beta 4, eight bins: MIG {mixed:.3f}, given y {((best - second) / math.log(8)).mean():.3f}")
 
 # %%
 factor_betas = (1, 2, 4, 8, 16)
@@ -625,7 +684,7 @@ def over_seeds(*figures):
 plots.seed_dots(
     {
         "MIG": over_seeds("mig"),
-        "R² of a linear reader": over_seeds(*(f"r2_{name}" for name in FACTORS)),
+        "R² of a linear reader of means": over_seeds(*(f"r2_{name}" for name in FACTORS)),
         "rate, nats": over_seeds("R"),
     },
     "Three panels with a row for each beta. The gap is about 0.03 at beta 1 and 2, about 0.06 at 4 and 8, and zero at 16. "
@@ -633,6 +692,15 @@ plots.seed_dots(
     "The rate falls from 12 nats to zero at 16.",
     live={"MIG": {"beta 4": score.mig}},
 )
+
+# %%
+print("recorded          MIG  at most  of means   slant, R² of means   D + beta R")
+for row, key in keys.items():
+    told = ("mig", "mig_of_means", "r2_slant", "R", "D")
+    drawn, meant, slant, rate, distortion = (mean(f"{key}_{what}") for what in told)
+    most = min(1, rate / (4 * math.log(20)))
+    cost = distortion + float(row.split()[-1]) * rate
+    print(f"{row:<14} {drawn:6.4f}   {most:6.4f}    {meant:5.3f}   {slant:18.2f}   {cost:10.1f}")
 
 # %% [markdown]
 # *Figure 8.5. CVAEs told the digit, on strokes. Blue: three recorded runs; orange: the model above. R² is the mean over the four factors of what a
@@ -656,12 +724,14 @@ z = torch.zeros(8, 9, 8)  # a row for each latent, nine steps, all eight entries
 z[torch.arange(8), :, torch.arange(8)] = torch.linspace(-2.5, 2.5, 9)
 with torch.no_grad():
     walks = scribe.likelihood(z.flatten(0, 1), torch.full((72,), 7)).mean
+nothing = 19**2 / (2 * len(codes))  # what counting finds where there is nothing to find
+informed = (score.information - nothing).clamp(min=0)  # (8, 4)
 plots.digit_grid(
     walks,
     "Eight rows of sevens, a row for each latent, moved from -2.5 to 2.5 while the others stay at zero. One row goes from "
     "leaning left to leaning right; most change several things at once, such as thickness and place; two do not change.",
     columns=9,
-    row_labels=[f"{FACTORS[row.argmax()]} {row.max():.2f}" for row in score.information],
+    row_labels=["  ".join(f"{value:.2f}" for value in row) for row in informed],
 )
 
 # %% [markdown]
