@@ -1,6 +1,6 @@
 """The rate-distortion plane: curves of models, straight lines of equal cost, and one point with its pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -14,6 +14,7 @@ from cvae_lib.plots.images import mosaic
 from cvae_lib.plots.picture import BLACK, COLOURS, MARKERS, ORANGE, Picture, new_figure
 
 Points = Sequence[tuple[float, float]]  # (rate, distortion), nats
+Window = tuple[tuple[float, float], tuple[float, float]]  # from and to, of the rate and of the distortion
 
 
 def rate_distortion_plane(
@@ -25,7 +26,7 @@ def rate_distortion_plane(
     tangents: Sequence[tuple[float, float, float, str]] = (),
     distortion: str = "distortion D, nats",
     dots_name: str = "",
-    inset: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    inset: Window | None = None,
 ) -> Picture:
     """Show curves in the plane, rate to the right and distortion upwards.
 
@@ -44,7 +45,8 @@ def rate_distortion_plane(
     if not curves or not {*(dots or {}), *(labels or {})} <= set(curves):
         raise ValueError("The plane needs at least one curve, and dots and labels must name curves that are there.")
     figure, (axes,) = new_figure(7.0, 4.2)
-    _points(axes, curves, dots or {}, labels or {})
+    outside = {name: [*map(_word_outside(inset), words, curves[name])] for name, words in (labels or {}).items()}
+    _points(axes, curves, dots or {}, outside)
     window = axes.get_xlim(), axes.get_ylim()
     for (rate, height, beta, name), style in zip(tangents, cycle(("--", ":", "-."))):
         axes.plot(*_tangent(axes, rate, height, beta), color=BLACK, linestyle=style, linewidth=1, label=name)
@@ -59,6 +61,16 @@ def rate_distortion_plane(
         corner.set(xlim=inset[0], ylim=inset[1])
         corner.tick_params(labelsize=8)
     return Picture(figure, alt)
+
+
+def _word_outside(corner: Window | None) -> Callable[[str, tuple[float, float]], str]:
+    """Return what keeps the word of a point, unless the enlarged corner will say it."""
+
+    def kept(word: str, point: tuple[float, float]) -> str:
+        within = corner and all(low <= value <= high for value, (low, high) in zip(point, corner, strict=True))
+        return "" if within else word
+
+    return kept
 
 
 def _points(
