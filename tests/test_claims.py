@@ -292,6 +292,8 @@ def test_chapter_08_what_y_buys():
         saved = {beta: (vae - cvae) / beta for beta, (vae, cvae) in costs.items()}
         assert list(saved.values()) == sorted(saved.values(), reverse=True)
         assert saved[40] < 1 and 1.7 < saved[20] < 1.9 < math.log(10) < saved[10] < 2.8 and 3.9 < saved[1] < 5.4
+        assert 0.3 < saved[10] - math.log(10) < 0.42 and 1.6 < saved[1] - math.log(10) < 2.95
+        assert abs(saved[10] - math.log(10)) < abs(saved[20] - math.log(10))  # closest at beta 10
         assert run["vae_40_D"] - run["cvae_40_D"] > 30  # "over 30 nats"
         assert run["cvae_10_R"] < run["vae_10_R"] and run["cvae_10_D"] < run["vae_10_D"]  # "less of both"
 
@@ -301,6 +303,7 @@ def test_chapter_08_silence_comes_where_the_correlations_say():
         assert run["vae_40_R"] < 0.005 and abs(run["vae_40_D"] - 206) < 1 and abs(run["cvae_40_D"] - 172.9) < 3
         loud, quiet = ([run[f"cvae_40_R_of_{digit}"] for digit in some] for some in ((0, 1, 5, 6), (2, 3, 4, 7, 8)))
         assert min(loud) > 0.04 > 0.025 > run["cvae_40_R_of_9"] > max(quiet)
+        assert 0.008 < run["cvae_40_R_of_7"] < 0.013
         assert run["vae_30_active"] >= 1 and 0.05 < run["vae_30_R"] < 0.09  # "active", and 0.07 nats
         assert run["vae_30_cold_R"] < run["vae_30_R"] / 2 and run["cvae_30_cold_R"] < run["cvae_30_R"] / 10
 
@@ -312,7 +315,7 @@ def test_chapter_08_drawings_along_the_dial():
         varied = [run[f"cvae_{beta:g}_diversity"] for beta in DIAL]
         assert varied == sorted(varied, reverse=True) and varied[-1] < 0.1
         assert 0.8 < control[1] < 0.86 and control[3] > 0.9 and control[0.1] < 0.4 and control[40] < 0.45
-        assert run["vae_40_legible"] > 0.99
+        assert run["vae_40_legible"] > 0.99 and 0.38 < control[40] < 0.41
         for beta in (10, 20):
             for model in ("vae", "cvae"):
                 assert 1.05 < run[f"{model}_{beta}_R"] / run[f"{model}_{beta}_I_upper"] < 1.3
@@ -325,6 +328,11 @@ def test_chapter_08_prints_what_its_prose_says():
     assert re.findall(r" (yes|NO)\b", text) == ["yes"] * 12
     assert number(r"VAE: z is silent above beta ([\d.]+)", text) == pytest.approx(32.4, abs=0.05)
     assert number(r"D_0 ([\d.]+) nats", text) == pytest.approx(206.0, abs=0.1)
+    assert number(r"VAE at beta 30: rate ([\d.]+) by", text) == pytest.approx(0.5 * math.log(32.4 / 30), abs=0.002)
+    ours = records.load("rate_distortion")
+    sums = {name: sum(records.band(ours, f"{name.lower()}_1_{what}").mean for what in "RD") for name in ("VAE", "CVAE")}
+    longer = {name: number(rf"^pretrained {name}: .*together ([\d.]+)", text, re.M) for name in sums}
+    assert 13.5 < sums["VAE"] - longer["VAE"] < 14.5  # "by 14 nats"
     for name in ("VAE", "CVAE"):
         live = {
             float(beta): (float(rate), float(distortion))
@@ -349,9 +357,12 @@ def test_chapter_08_beta_and_disentanglement():
             cost = [run[f"factors_{beta}{how}_D"] + beta * run[f"factors_{beta}{how}_R"] for how in ("", "_rising")]
             assert cost[1] < cost[0] and (beta == 4 or cost[0] - cost[1] > 2)
         assert run["factors_16_R"] < 0.03 and run["factors_16_r2_slant"] > 0.7  # "a hair"
-        for beta in (1, 8):
-            found = sum(run[f"factors_{beta}_r2_{name}"] for name in ("thickness", "slant", "x", "y")) / 4
-            assert 0.6 < found < 0.8
+        # Independent factors: the gap is at most R / (4 ln 20), "3% of it at beta 1, 15% at 4, 40% at 8".
+        share = {beta: mig[beta] / min(1, run[f"factors_{beta}_R"] / (4 * math.log(20))) for beta in (1, 4, 8)}
+        assert share[1] < 0.05 < 0.1 < share[4] < 0.2 < 0.35 < share[8] < 0.45
+        assert run["factors_8_R"] < math.log(20)  # no latent can tell all of a factor
+        assert 0.1 < run["factors_8_rising_mig"] * 4 * math.log(20) / run["factors_8_rising_R"] < share[8] / 1.5
+        assert run["factors_16_mig_of_means"] > 15 * run["factors_16_mig"]
 
 
 WAKENED = ("linear", "delta", "batch_norm", "free_bits", "forgetful")  # more than a nat back in every seed

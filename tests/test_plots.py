@@ -130,6 +130,25 @@ def test_the_plane_draws_curves_dots_and_lines_of_the_slope_asked_for():
     assert axes.get_xlim() == (left, right)
 
 
+def test_the_plane_enlarges_a_corner_and_names_its_points_only_there():
+    curves = {"a": [(10.0, 71.0), (0.5, 182.0), (0.1, 200.0)], "far": [(5.0, 60.0)]}
+    picture = plots.rate_distortion_plane(
+        curves,
+        "A curve and a point.",
+        dots={"a": [(0.5, 182.0)]},
+        labels={"a": ["x", "y", "z"]},
+        dots_name="trained here",
+        inset=((0.0, 1.0), (150.0, 210.0)),
+    )
+    (axes,) = picture.figure.axes
+    (corner,) = axes.child_axes
+    assert [text.get_text() for text in axes.texts] == ["x", "", ""]
+    assert [text.get_text() for text in corner.texts] == ["x", "y", "z"]
+    assert corner.get_xlim() == (0, 1) and corner.get_ylim() == (150, 210)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "far", "trained here"]
+    assert axes.lines[0].get_linestyle() == "-" and axes.lines[-1].get_linestyle() == "None"  # one point: no line
+
+
 def test_the_plane_refuses_what_it_cannot_place():
     with pytest.raises(ValueError, match="at least one curve"):
         plots.rate_distortion_plane({}, "Nothing.")

@@ -896,3 +896,7 @@ for name, model in hasty.items():
 # - Chen et al. 2017, *Variational Lossy Autoencoder*, arXiv:1611.02731 (a learned prior by autoregressive flow)
 # - Rosca, Lakshminarayanan and Mohamed 2018, *Distribution Matching in Variational Inference*, arXiv:1802.06847 (how far
 #   aggregate and prior lie apart, and what that does to samples)
+#
+# **Exercises:** [build a prior that moves and can be trusted, and a model of your own around it](../exercises/06_learnable_priors.ipynb).
+#
+# **Next:** [07 · Posterior collapse](07_posterior_collapse.ipynb)

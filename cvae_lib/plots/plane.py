@@ -1,17 +1,20 @@
 """The rate-distortion plane: curves of models, straight lines of equal cost, and one point with its pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from cvae_lib.plots.images import mosaic
 from cvae_lib.plots.picture import BLACK, COLOURS, MARKERS, ORANGE, Picture, new_figure
 
 Points = Sequence[tuple[float, float]]  # (rate, distortion), nats
+Window = tuple[tuple[float, float], tuple[float, float]]  # from and to, of the rate and of the distortion
 
 
 def rate_distortion_plane(
@@ -22,6 +25,8 @@ def rate_distortion_plane(
     labels: Mapping[str, Sequence[str]] | None = None,
     tangents: Sequence[tuple[float, float, float, str]] = (),
     distortion: str = "distortion D, nats",
+    dots_name: str = "",
+    inset: Window | None = None,
 ) -> Picture:
     """Show curves in the plane, rate to the right and distortion upwards.
 
@@ -31,6 +36,8 @@ def rate_distortion_plane(
         labels: name of a curve -> a word beside each of its points.
         tangents: (rate, distortion, beta, name) for straight lines of slope -beta through a point.
         distortion: what the upward axis says.
+        dots_name: what the legend calls the diamonds.
+        inset: (from, to) of the rate and of the distortion: that corner again, enlarged, in the middle of the figure.
 
     Raises:
         ValueError: if there is no curve, or dots or labels name one that is not there.
@@ -38,20 +45,48 @@ def rate_distortion_plane(
     if not curves or not {*(dots or {}), *(labels or {})} <= set(curves):
         raise ValueError("The plane needs at least one curve, and dots and labels must name curves that are there.")
     figure, (axes,) = new_figure(7.0, 4.2)
-    for (name, points), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
-        rates, distortions = zip(*points, strict=True)
-        size = 4 if len(points) < 30 else 0
-        axes.plot(rates, distortions, color=colour, marker=marker, markersize=size, label=name)
-        for rate, height in (dots or {}).get(name, ()):
-            axes.plot(rate, height, "D", color=colour, markeredgecolor=BLACK, markersize=7, zorder=3)
-        for word, (rate, height) in zip((labels or {}).get(name, ()), points, strict=False):
-            axes.annotate(word, (rate, height), xytext=(6, 6), textcoords="offset points", fontsize=8)
+    outside = {name: [*map(_word_outside(inset), words, curves[name])] for name, words in (labels or {}).items()}
+    _points(axes, curves, dots or {}, outside)
     window = axes.get_xlim(), axes.get_ylim()
-    for rate, height, beta, name in tangents:
-        axes.plot(*_tangent(axes, rate, height, beta), color=BLACK, linestyle="--", linewidth=1, label=name)
+    for (rate, height, beta, name), style in zip(tangents, cycle(("--", ":", "-."))):
+        axes.plot(*_tangent(axes, rate, height, beta), color=BLACK, linestyle=style, linewidth=1, label=name)
     axes.set(xlim=window[0], ylim=window[1], xlabel="rate R, nats", ylabel=distortion)
-    axes.legend(fontsize=9)
+    handles, names = axes.get_legend_handles_labels()
+    if dots_name:
+        handles.append(Line2D([], [], marker="D", linestyle="", color="white", markeredgecolor=BLACK, markersize=7))
+    axes.legend(handles, [*names, dots_name] if dots_name else names, fontsize=9)
+    if inset:
+        corner = axes.inset_axes((0.3, 0.44, 0.36, 0.52))
+        _points(corner, curves, dots or {}, labels or {})
+        corner.set(xlim=inset[0], ylim=inset[1])
+        corner.tick_params(labelsize=8)
     return Picture(figure, alt)
+
+
+def _word_outside(corner: Window | None) -> Callable[[str, tuple[float, float]], str]:
+    """Return what keeps the word of a point, unless the enlarged corner will say it."""
+
+    def kept(word: str, point: tuple[float, float]) -> str:
+        within = corner and all(low <= value <= high for value, (low, high) in zip(point, corner, strict=True))
+        return "" if within else word
+
+    return kept
+
+
+def _points(
+    axes: Axes, curves: Mapping[str, Points], dots: Mapping[str, Points], labels: Mapping[str, Sequence[str]]
+) -> None:
+    """Draw the curves, their diamonds and the words beside them: above the first curve, below the others."""
+    for row, ((name, points), colour, marker) in enumerate(zip(curves.items(), COLOURS, MARKERS, strict=False)):
+        rates, distortions = zip(*points, strict=True)
+        size = 0 if len(points) == 2 or len(points) >= 30 else 8 if len(points) == 1 else 4  # two: a straight line
+        line = "" if len(points) == 1 else "-"
+        axes.plot(rates, distortions, color=colour, marker=marker, markersize=size, linestyle=line, label=name)
+        for rate, height in dots.get(name, ()):
+            axes.plot(rate, height, "D", color=colour, markeredgecolor=BLACK, markersize=7, zorder=3)
+        place: dict[str, Any] = {"xytext": (-6, -13), "ha": "right"} if row else {"xytext": (6, 6)}
+        for word, (rate, height) in zip(labels.get(name, ()), points, strict=False):
+            axes.annotate(word, (rate, height), textcoords="offset points", fontsize=8, annotation_clip=True, **place)
 
 
 def _tangent(axes: Axes, rate: float, height: float, beta: float) -> tuple[list[float], list[float]]:

@@ -89,13 +89,14 @@ def trading_sheet(curves: Curves, images: Float[Tensor, "n c h w"], curve: str) 
         raise ValueError(f"There is no curve {curve!r}; there are {', '.join(curves)}.")
     stops = curves[curve]
     half = (len(images) + 1) // 2
-    rows, names = [torch.cat([images[:half], images[:half]])], ["real, twice"]
+    rows, names = [torch.cat([images[:half], torch.zeros_like(images[:half])])], ["real"]
     for stop in stops:
         rows.append(torch.cat([stop.rebuilt[:half], stop.drawn[:half]]))
         names.append(f"beta {stop.beta:.3g}")
     alt = (
         f"What the slider of the panel does to {curve}, a row for each beta from {stops[0].beta:.3g} to "
-        f"{stops[-1].beta:.3g}: on the left the same real images rebuilt, on the right drawings from the same latents."
+        f"{stops[-1].beta:.3g}: on the left the real images above rebuilt, on the right drawings, "
+        "always from the same latents."
     )
     return digit_grid(torch.cat(rows), alt, columns=2 * half, row_labels=names, size=0.6)
 
