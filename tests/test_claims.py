@@ -249,7 +249,9 @@ def test_chapter_07_prints_what_its_prose_says():
     assert len(alive) >= 4 and all(expected == found for expected, found in alive)
     for count in (50, 500):
         loud = number(rf"by hand, B = +{count}, .*loud ([\d.]+)", text)
-        assert math.log(count) - 0.3 < loud <= math.log(count)
+        assert math.log(count) - 0.5 < loud <= math.log(count)
+    settled = [float(i) for i in re.findall(r"library, B = +(?:500|5000|10000), .*quiet ([\d.]+) to", text)]
+    assert len(settled) == 3 and max(settled) - min(settled) < 0.3 and min(settled) > 0.3
     for hands in (2, 4, 8, 16):
         told = number(rf"^ *{hands} hands: .*I\(x;z\|y\) = ([\d.]+)", text)
         assert 0.9 * math.log(hands) < told < math.log(hands) + 1e-3
