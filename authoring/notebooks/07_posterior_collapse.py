@@ -394,8 +394,8 @@ plots.digit_grid(
 #
 # ## The report
 #
-# `collapse_report` measures all this on data the model has not seen, with standard errors, and judges. It wants to know who
-# shares a $y$; here that is clear, since $y$ is made of whole numbers.
+# `collapse_report` measures all this with standard errors, here on test images, and judges. It has to know who
+# shares a $y$; that is clear where $y$ is made of whole numbers.
 
 # %%
 print(evaluation.collapse_report(painter, some, y=some_asked))
@@ -479,8 +479,9 @@ for hands in (1, 2, 4, 8, 16):
 # rate was zero all the same, and rightly: $z$ pays only for what *several* pixels share. The decoder makes coins itself.
 #
 # And the painter? It shares what pixels have in common by looking back. Were it perfect, it would need no $z$ either: (7.3)
-# without $z$ can represent any $p(x \mid y)$. For the *likelihood* its silence is no loss. It is one for you, if you wanted $z$: a
-# code to compare images by, a style to keep while you change $y$. **Collapse is a fault only with respect to what z is for.**
+# without $z$ can represent any $p(x \mid y)$, and silence would be no loss of likelihood. (Ours is not perfect, and you will see what
+# silence costs it.) It is a loss to you if you wanted $z$: a code to compare images by, a style to keep while you change
+# $y$. **Judge a collapse by what z is for.**
 
 # %% [markdown]
 # ## A number with a ceiling
@@ -828,8 +829,8 @@ widgets.training_panel(records.load("collapse_training")["runs"])
 # With weight 1 and nothing else, the rate is gone at the second look. Linear annealing lets it climb to seven nats while it is cheap;
 # as $\beta$ nears 1 at step 375 it comes down to somewhat under four, and there it stays: $z$ has made itself useful. Halving the weight for good
 # prevents the collapse too, but it is another objective: the rate goes up to 13 nats, and the bound, which counts every nat in
-# full, gets worse by up to two. That dial is chapter 08's. And look at the information at $\beta = 0.5$: it
-# climbs to 3.7 or 3.8 and stops, whatever the rate does. In the panel it comes from the test set, where about forty images share a $y$. You
+# full, gets worse by up to two. That dial is chapter 08's. And look at the information at $\beta = 0.5$: in
+# all but one training it climbs to 3.7 or 3.8 and stops, whatever the rate does. In the panel it comes from the test set, where about forty images share a $y$. You
 # know that number.
 
 # %% [markdown]
@@ -848,7 +849,7 @@ widgets.training_panel(records.load("collapse_training")["runs"])
 #
 # ## Summary
 #
-# $$p(x \mid z, y) = p(x \mid y) \iff \text{nothing to say}, \qquad I(x; z \mid y) \le H(x \mid y), \qquad \hat I_B \le \ln B,
+# $$\text{deaf decoder: ELBO} = \log p(x \mid y) - \mathrm{KL}, \qquad I(x; z \mid y) \le H(x \mid y), \qquad \hat I_B \le \ln B,
 # \qquad \text{active} \iff \lambda_i > \sigma^2.$$
 #
 # Encoder and decoder can fall silent together, and each is then right to. It happens where $y$ leaves nothing to say, and there it is
