@@ -288,7 +288,8 @@ def test_chapter_07s_symptoms_are_the_librarys():
     images = data.strokes("test", count=60)
     model = CVAE(CVAEConfig(latent_dim=5, hidden=(16,))).eval()
     with torch.no_grad():
-        model.encoder.net.layers[-1].weight[2:] *= 0.01  # means that hardly move
+        model.encoder.net.layers[-1].weight[:2] *= 10  # two means that move
+        model.encoder.net.layers[-1].weight[2:] *= 0.01  # and three that hardly do
         model.decoder.net.layers[0].weight *= 4
     found = symptoms(model, images, images.labels, torch.arange(60).roll(1))
     x = images.pixels(mode="stochastic", generator=torch.Generator().manual_seed(0))

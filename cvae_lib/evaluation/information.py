@@ -149,13 +149,18 @@ def _against_aggregate(
     z: Float[Tensor, "k b d"], mean: Float[Tensor, "b d"], scale: Float[Tensor, "b d"]
 ) -> tuple[Float[Tensor, "k b"], Float[Tensor, "k b"]]:
     r"""Return log q(z_n|x_n) and :math:`\log \sum_{m \ne n} q(z_n|x_m)`, a few rows of the table at a time."""
-    own, others, weight = [], [], scale**-2
+    weight = scale**-2
     # log q(z|x_m) is linear in (z^2, z, 1), so the whole table is a product of two matrices.
     constant = -(mean.square() * weight + 2 * scale.log() + math.log(2 * math.pi)).sum(1) / 2
+    rows = z.flatten(0, 1)  # (K * B, D)
     number = torch.arange(len(mean), device=z.device).repeat(len(z))[:, None]  # (K * B, 1): whose z the row is
+    # Made beforehand: small results between large tables keep the C library from using their memory again.
+    own, others = rows.new_empty(2, len(rows))
     at_once = max(1, ENTRIES_AT_ONCE // len(mean))
-    for here, column in zip(z.flatten(0, 1).split(at_once), number.split(at_once), strict=True):
+    for start in range(0, len(rows), at_once):
+        part = slice(start, start + at_once)
+        here, column = rows[part], number[part]
         table = here @ (mean * weight).T - here.square() @ (weight / 2).T + constant  # (rows, B)
-        own.append(table.gather(1, column)[:, 0])
-        others.append(table.scatter(1, column, -math.inf).logsumexp(1))
-    return torch.cat(own).view(len(z), -1), torch.cat(others).view(len(z), -1)
+        own[part] = table.gather(1, column)[:, 0]
+        others[part] = table.scatter_(1, column, -math.inf).logsumexp(1)
+    return own.view(len(z), -1), others.view(len(z), -1)

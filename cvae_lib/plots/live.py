@@ -148,6 +148,7 @@ def training_sheets(
     *,
     top: float | None = None,
     columns: int = 3,
+    unit: str = "",
 ) -> Picture:
     """Show small charts over the same steps, a line for each name.
 
@@ -155,6 +156,7 @@ def training_sheets(
         panels: title -> name -> values at the steps; every chart has the same names.
         top: where all charts end, from 0 on; each has a scale of its own if not given.
         columns: charts in a row.
+        unit: written beside the first chart of every row.
     """
     rows = -(-len(panels) // columns)
     figure, drawn = new_figure(7.4, 0.6 + 1.6 * rows, columns=columns, rows=rows, sharex=True, sharey=top is not None)
@@ -165,6 +167,8 @@ def training_sheets(
         if top is not None:
             axes.set_ylim(-0.03 * top, top)
     drawn[0].legend(fontsize=9, frameon=False)
+    for axes in drawn[::columns]:
+        axes.set_ylabel(unit)
     for axes in drawn[-columns:]:
         axes.set_xlabel("step")
     return Picture(figure, alt)

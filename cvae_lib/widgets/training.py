@@ -83,7 +83,9 @@ def training_sheet(runs: Sequence[Run]) -> Picture:
         "What the slider of the panel moves through: the rate over recorded trainings, a chart for each setting. "
         f"It ends, in nats, at: {'; '.join(ends)}."
     )
-    return training_sheets(panels, runs[0]["step"], alt, top=_top(runs)[0], columns=len(options["schedule"]))
+    return training_sheets(
+        panels, runs[0]["step"], alt, top=_top(runs)[0], columns=len(options["schedule"]), unit="rate, nats"
+    )
 
 
 def training_panel(runs: Sequence[Run]) -> Panel:
