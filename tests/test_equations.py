@@ -773,6 +773,7 @@ def test_equation_7_2_counts_the_latents_whose_mean_moves():
     model = CVAE(CVAEConfig(num_classes=3, latent_dim=6, hidden=(5,), image_shape=(1, 2, 2))).eval()
     with torch.no_grad():
         model.encoder.net.layers[-1].weight[:3] *= 0.01  # three means that hardly move
+        model.encoder.net.layers[-1].weight[3:6] *= 10  # and three that do
     means = model.posterior(images.pixels(), images.labels).mean.double()
     by_hand = sum(float((means[:, d] - means[:, d].mean()).square().sum() / 15) > 0.01 for d in range(6))
     assert active_units(model, images).count == by_hand

@@ -389,7 +389,7 @@ plots.digit_grid(
 )
 
 # %% [markdown]
-# *Figure 7.4. Sevens of middle thickness and slant from eight $z$. The third symptom, drawn: another $z$, all but the same
+# *Figure 7.4. Sevens of middle thickness and slant from ten $z$. The third symptom, drawn: another $z$, all but the same
 # picture. What variety there is comes from the coins.*
 #
 # ## The report
