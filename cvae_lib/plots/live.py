@@ -124,7 +124,7 @@ def training_meter(
     figure, (curve, bars) = placed(7.0, 2.7, [(0.6, 0.5, 3.6, 1.8), (4.8, 0.5, 2.1, 1.8)])
     styles = zip(COLOURS, ("-", "--", "-."), strict=False)
     for row, ((name, values), (colour, style)) in enumerate(zip(lines.items(), styles, strict=False)):
-        curve.plot(steps, values, color="#bbbbbb", linestyle=style, linewidth=1)
+        curve.plot(steps, values, color="#cccccc", linestyle=style, linewidth=1)
         curve.plot(steps[: now + 1], values[: now + 1], color=colour, linestyle=style, linewidth=2.2)
         curve.plot(steps[now], values[now], color=colour, marker="o")
         # A legend would take a quarter of the time of the whole picture.
