@@ -80,6 +80,20 @@ def test_threads_do_not_change_bytes_and_come_back() -> None:
         torch.set_num_threads(1)
 
 
+def test_a_notebook_that_works_in_float64_gets_the_same_digits() -> None:
+    usual = strokes("test", 30)
+    skeletons.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        under_float64 = strokes("test", 30)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        skeletons.cache_clear()
+    assert torch.equal(under_float64.images, usual.images)
+    for name in ATTRIBUTES:
+        torch.testing.assert_close(getattr(under_float64, name), getattr(usual, name), rtol=0, atol=0)
+
+
 def test_splits_and_seeds_share_nothing() -> None:
     runs = [strokes(split, 500, seed=seed) for split in ("train", "test") for seed in (0, 1, 2**32)]
     pictures = torch.cat([run.images.flatten(1) for run in runs])

@@ -63,7 +63,7 @@ def strokes(
     count = {"train": 60_000, "test": 10_000}[split] if count is None else count
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"The number of digits to draw must be a whole number of at least 1, not {count!r}.")
-    shuffles = torch.rand(-(-count // 10), 10, generator=_generator(seed, f"{split} labels"))
+    shuffles = torch.rand(-(-count // 10), 10, generator=_generator(seed, f"{split} labels"), dtype=torch.float32)
     return _draw(shuffles.argsort(1).flatten()[:count], seed, split, device, {}, GRAIN)
 
 
@@ -148,7 +148,7 @@ def _draw(
 ) -> Strokes:
     """Give each label a row of random numbers and draw, a chunk of pictures at a time."""
     columns = len(HAND) + WARPS + 2 * skeletons().points.shape[1]
-    uniform = torch.rand(len(labels), columns, generator=_generator(seed, stream))
+    uniform = torch.rand(len(labels), columns, generator=_generator(seed, stream), dtype=torch.float32)
     grain = _generator(seed, f"{stream} grain")
     whole: list[Tensor] = []
     with _one_thread():
@@ -187,7 +187,9 @@ def _draw_some(
     way = (hand["way"][:, None] >= bones.chances[labels]).sum(1)
     points = shaken(bones.points[way], _normal(uniform[:, len(HAND) :]))
     path = torch.stack((bones.starts[way] @ points, bones.ends[way] @ points), 1)  # (c, 2, s, 2)
-    turns = hand["phase"][:, None] + (0.4 + hand["turns"][:, None]) * torch.linspace(0, 1, SEGMENTS)
+    turns = hand["phase"][:, None] + (0.4 + hand["turns"][:, None]) * torch.linspace(
+        0, 1, SEGMENTS, dtype=torch.float32
+    )
     pressure = 1 + 0.3 * hand["waver"][:, None] * torch.sin(2 * math.pi * turns)  # (c, s)
     thickness, width = fact["thickness"], 1.1 + 0.14 * _normal(hand["width"])
     path, pressure = fitted(path, pressure, fact["size"], thickness, fact["slant"], width)
@@ -195,7 +197,7 @@ def _draw_some(
 
     radius, edge = pressure * thickness[:, None] / 2, 0.9 + 0.6 * hand["edge"]
     ink = _coverage(path.to(device), radius.to(device), edge.to(device))
-    speck = math.sqrt(12) * (torch.rand(ink.shape, generator=grain) - 0.5)  # mean 0, variance 1
+    speck = math.sqrt(12) * (torch.rand(ink.shape, generator=grain, dtype=torch.float32) - 0.5)  # mean 0, variance 1
     facts = {name: value.to(device) for name, value in fact.items()}
     facts["x"], facts["y"] = _centre(ink[:, 0])  # margins and crossings may have moved it
     level = ink * (1 + noise * speck.to(device)) * facts["brightness"][:, None, None, None]

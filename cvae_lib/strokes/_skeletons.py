@@ -151,9 +151,9 @@ def skeletons() -> Skeletons:
     ways = [(digit, weight, strokes) for digit, group in enumerate(WAYS) for weight, strokes in group]
     names = [list(dict.fromkeys(point for stroke in strokes for point in stroke)) for _, _, strokes in ways]
     width = max(map(len, names))
-    points = torch.zeros(len(ways), width, 2)
-    starts, ends = torch.zeros(2, len(ways), SEGMENTS, width)
-    weights = torch.zeros(10, len(ways))
+    points = torch.zeros(len(ways), width, 2, dtype=torch.float32)
+    starts, ends = torch.zeros(2, len(ways), SEGMENTS, width, dtype=torch.float32)
+    weights = torch.zeros(10, len(ways), dtype=torch.float32)
     for v, (digit, weight, strokes) in enumerate(ways):
         points[v, : len(names[v])] = torch.tensor(names[v])
         weights[digit, v] = weight
