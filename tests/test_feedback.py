@@ -31,6 +31,15 @@ def _progress_of_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(checks._progress, "_here", {})
 
 
+@pytest.fixture(autouse=True)
+def _no_run_goes_on_into_the_next_test():
+    join = threading.Thread.join  # a test may replace it
+    yield
+    for thread in [thread for thread in threading.enumerate() if thread.name == "check"]:
+        join(thread, 60)
+        assert not thread.is_alive()
+
+
 # --- mistakes of no exercise in particular ---------------------------------------------------------------------
 
 
@@ -112,11 +121,11 @@ def test_models_are_asked_for_and_have_to_return_logits():
 
 def test_a_learners_exception_is_theirs_and_short():
     def broken(mean, log_variance, *prior):
-        return mean @ log_variance
+        return torch.ones(2, 3) @ torch.ones(2)
 
     verdict = examined("1.3", broken)
     assert verdict.status == "raised" and verdict.got.startswith("RuntimeError: ")
-    assert re.fullmatch(r"line \d+ of `broken`:  return mean @ log_variance", verdict.hint)
+    assert re.fullmatch(r"line \d+ of `broken`:  return torch.ones\(2, 3\) @ torch.ones\(2\)", verdict.hint)
     assert len(str(verdict).splitlines()) < 10 and "/" not in verdict.hint
 
 
@@ -163,7 +172,6 @@ def impatient(monkeypatch):
     """Give every exercise half a second."""
     quick = {n: _registry.Exercise(e.number, e.title, e.examine, e.hints, 0.5) for n, e in EXERCISES.items()}
     monkeypatch.setattr(_registry, "EXERCISES", quick)
-    monkeypatch.setattr(_runner, "GRACE_SECONDS", 0.5)
 
 
 def forever(*given):
@@ -186,7 +194,8 @@ def test_an_endless_loop_is_ended(answer, impatient):
     assert not [thread for thread in threading.enumerate() if thread.name == "check"]
 
 
-def test_a_wait_that_python_cannot_end_is_left_behind_and_said_so(impatient):
+def test_a_wait_that_python_cannot_end_is_left_behind_and_said_so(impatient, monkeypatch):
+    monkeypatch.setattr(_runner, "GRACE_SECONDS", 0.5)
     gate = threading.Event()
     verdict = examined("1.3", lambda *a: gate.wait())
     assert verdict.status == "out of time" and "restart the kernel" in verdict.hint
