@@ -391,9 +391,8 @@ def run(seed: int, kept: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {"seed": seed}
     for prefix, names in (("", CURES), ("reader-", READERS)):
         for name in names:
-            found = keeping.read(kept / f"{prefix}{name}-{seed}.json")
-            figures |= {f"{name}_{figure}": value for figure, value in found.items()}
-    ratios = keeping.read(kept / f"times-{seed}.json")
+            figures |= keeping.named(name, keeping.read(keeping.place(kept, f"{prefix}{name}", seed)))
+    ratios = keeping.read(keeping.place(kept, "times", seed))
     return figures | {f"{name}_time": ratio for name, ratio in ratios.items()}
 
 
@@ -416,18 +415,14 @@ def rounded(value: Any) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     """Go on with the study, and write the records when all of it is there."""
     parser = keeping.arguments("collapse", "07")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many minutes")
     parser.add_argument("--backwards", action="store_true", help="last piece first, to work beside another process")
     options = parser.parse_args(arguments)
-    start = time.monotonic()
     to_do = list(pieces(options.kept))
-    for path, piece in reversed(to_do) if options.backwards else to_do:
-        if keeping.once(path, piece) is None:
-            continue
-        print(path.stem, flush=True)
-        if time.monotonic() - start > 60 * options.minutes:
-            print("Stopped; call again with the same folder to go on.")
-            return 0
+    if options.backwards:
+        to_do.reverse()
+    done = (path.stem for path, piece in to_do if keeping.once(path, piece) is not None)
+    if not keeping.all_done(done, options.minutes):
+        return 0
     keeping.record("collapse", PROTOCOL, [run(seed, options.kept) for seed in SEEDS], options.kept)
     record_training(options.kept)
     return 0

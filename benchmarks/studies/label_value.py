@@ -71,9 +71,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     train, test = data.mnist("train"), data.mnist("test")
     files = [options.kept / f"{seed}.json" for seed in SEEDS]
-    for seed, file in zip(SEEDS, files, strict=True):
-        if options.seed in (None, seed):
-            print(keeping.once(file, functools.partial(run, seed, train, test)) or f"seed {seed} is kept", flush=True)
+    lines = (
+        str(keeping.once(file, functools.partial(run, seed, train, test)) or f"seed {seed} is kept")
+        for seed, file in zip(SEEDS, files, strict=True)
+        if options.seed in (None, seed)
+    )
+    if not keeping.all_done(lines, options.minutes):
+        return 0
     if all(file.exists() for file in files):
         keeping.record("label_value", PROTOCOL, [keeping.read(file) for file in files], options.kept)
     return 0

@@ -9,7 +9,6 @@ A finished training is a file in a folder of its own (--kept), so a study that w
 import dataclasses
 import functools
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +104,7 @@ LESS = {
     )
 }
 TRIALS = {**DIGIT, **QUADRANT, **STILL, **LESS}
+BASELINES = {name: trial.baseline for name, trial in TRIALS.items()}
 
 
 def train(trial: Trial, seed: int, sets: dict[str, data.ImageSet]) -> dict[str, Any]:
@@ -161,37 +161,23 @@ def work(trials: dict[str, Trial], sets: dict[str, data.ImageSet], kept: Path) -
     for seed in SEEDS:
         for name, trial in trials.items():
             piece = functools.partial(train, trial, seed, sets)
-            if found := keeping.once(kept / f"{name}-{seed}.json", piece):
+            if found := keeping.once(keeping.place(kept, name, seed), piece):
                 yield f"{name}, seed {seed}: {found['figures']}"
-
-
-def run(seed: int, kept: Path) -> dict[str, Any]:
-    """Put one seed's figures together, with differences to the fixed prior image by image."""
-    found = {name: keeping.read(kept / f"{name}-{seed}.json") for name in TRIALS}
-    figures: dict[str, Any] = {"seed": seed}
-    for name, trial in TRIALS.items():
-        values, base = (torch.tensor(found[which]["per_example"]) for which in (name, trial.baseline))
-        gap = evaluation.mean_and_error(values - base)
-        own = {**found[name]["figures"], "gap": gap.mean, "gap_standard_error": gap.standard_error}
-        figures |= {f"{name}_{figure}": value for figure, value in own.items()}
-    return figures
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Go on with the study, and write the record when all of it is there."""
     parser = keeping.arguments("learned_prior", "06")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many minutes")
     parser.add_argument("--only", default="", metavar="NAME", help="do only the trials whose names begin so")
     options = parser.parse_args(arguments)
     trials = {name: trial for name, trial in TRIALS.items() if name.startswith(options.only)}
-    start, sets = time.monotonic(), {"train": data.mnist("train"), "test": data.mnist("test")}
-    for line in work(trials, sets, options.kept):
-        print(line, flush=True)
-        if time.monotonic() - start > 60 * options.minutes:
-            print("Stopped; call again with the same folder to go on.")
-            return 0
+    sets = {"train": data.mnist("train"), "test": data.mnist("test")}
+    if not keeping.all_done(work(trials, sets, options.kept), options.minutes):
+        return 0
     if not options.only:
-        keeping.record("learned_prior", PROTOCOL, [run(seed, options.kept) for seed in SEEDS], options.kept)
+        keeping.record(
+            "learned_prior", PROTOCOL, [keeping.compared(options.kept, BASELINES, seed) for seed in SEEDS], options.kept
+        )
     return 0
 
 

@@ -8,7 +8,6 @@ A finished training is a file in a folder of its own (--kept), so a study that w
 
 import functools
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,35 +164,24 @@ def pieces(sets: dict[str, data.ImageSet]) -> Iterator[tuple[str, int, Any]]:
 def work(sets: dict[str, data.ImageSet], kept: Path, only: str) -> Iterator[str]:
     """Do what is not kept yet, one piece at a time, and say what was done."""
     for name, seed, piece in pieces(sets):
-        if name.startswith(only) and (found := keeping.once(kept / f"{name}-{seed}.json", piece)):
+        if name.startswith(only) and (found := keeping.once(keeping.place(kept, name, seed), piece)):
             yield f"{name}, seed {seed}: { {key: round(value, 3) for key, value in found.items()} }"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Go on with the study, and write the record when all of it is there."""
     parser = keeping.arguments("rate_distortion", "08")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many minutes")
     parser.add_argument("--only", default="", help="only pieces whose name begins like this")
     options = parser.parse_args(arguments)
-    start = time.monotonic()
     sets = {"train": data.mnist("train"), "test": data.mnist("test")}
     sets |= {"strokes": data.strokes("train", count=FACTOR_IMAGES), "other strokes": data.strokes("test")}
-    for line in work(sets, options.kept, options.only):
-        print(line, flush=True)
-        if time.monotonic() - start > 60 * options.minutes:
-            print("Stopped; call again with the same folder to go on.")
-            return 0
-    names: dict[int, list[str]] = {seed: [] for seed in SEEDS}
-    for name, seed, _ in pieces(sets):
-        names[seed].append(name)
-    files = {(name, seed): options.kept / f"{name}-{seed}.json" for seed in SEEDS for name in names[seed]}
-    if missing := sorted({name for (name, _), file in files.items() if not file.exists()}):
-        print(f"Not done yet: {', '.join(missing)}.")
+    if not keeping.all_done(work(sets, options.kept, options.only), options.minutes):
         return 0
-    runs: list[dict[str, Any]] = []
-    for seed in SEEDS:
-        found = {name: keeping.read(files[name, seed]) for name in names[seed]}
-        runs.append({"seed": seed} | {f"{name}_{key}": v for name, own in found.items() for key, v in own.items()})
+    names = list(dict.fromkeys(name for name, _, _ in pieces(sets)))
+    if missing := keeping.lacking(options.kept, names, SEEDS):
+        print(f"Not done yet: {', '.join(sorted(missing))}.")
+        return 0
+    runs = [keeping.joined(options.kept, names, seed) for seed in SEEDS]
     keeping.record("rate_distortion", PROTOCOL, runs, options.kept)
     return 0
 

@@ -68,8 +68,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = keeping.arguments("rejection", "01").parse_args(arguments)
     train, judge = data.mnist("train"), pretrained.load_judge()
     files = [options.kept / f"{seed}.json" for seed in SEEDS]
-    for seed, file in zip(SEEDS, files, strict=True):
-        print(keeping.once(file, functools.partial(run, seed, train, judge)) or f"seed {seed} is kept", flush=True)
+    lines = (
+        str(keeping.once(file, functools.partial(run, seed, train, judge)) or f"seed {seed} is kept")
+        for seed, file in zip(SEEDS, files, strict=True)
+    )
+    if not keeping.all_done(lines, options.minutes):
+        return 0
     keeping.record("rejection", PROTOCOL, [keeping.read(file) for file in files], options.kept)
     return 0
 

@@ -9,7 +9,6 @@ A finished training is a file in a folder of its own (--kept), so a study that w
 import functools
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,36 +152,25 @@ def work(kept: Path, only: list[str]) -> Iterator[str]:
     digits = Digits()
     for name in only or PIECES:
         for seed in SEEDS:
-            if found := keeping.once(kept / f"{name}-{seed}.json", functools.partial(PIECES[name], seed, digits)):
+            if found := keeping.once(keeping.place(kept, name, seed), functools.partial(PIECES[name], seed, digits)):
                 yield f"{name}, seed {seed}: { {key: round(value, 3) for key, value in found.items()} }"
 
 
 def write(kept: Path) -> None:
     """Write the record of every piece that is there for all seeds."""
-    done = [name for name in PIECES if all((kept / f"{name}-{seed}.json").exists() for seed in SEEDS)]
-    if missing := [name for name in PIECES if name not in done]:
+    if missing := keeping.lacking(kept, PIECES, SEEDS):
         print(f"Not in the record yet: {', '.join(missing)}.")
-    runs: list[dict[str, Any]] = []
-    for seed in SEEDS:
-        runs.append({"seed": seed})
-        for name in done:
-            found = keeping.read(kept / f"{name}-{seed}.json")
-            runs[-1] |= {f"{name}_{key}": value for key, value in found.items()}
+    done = [name for name in PIECES if name not in missing]
+    runs = [keeping.joined(kept, done, seed) for seed in SEEDS]
     keeping.record("what_y_can_be", PROTOCOL, runs, kept)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Go on with the study, and record what is there for all seeds."""
     parser = keeping.arguments("what_y_can_be", "05")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many minutes")
     parser.add_argument("--only", nargs="*", default=[], choices=list(PIECES), help="only these pieces")
     options = parser.parse_args(arguments)
-    start = time.monotonic()
-    for line in work(options.kept, options.only):
-        print(line, flush=True)
-        if time.monotonic() - start > 60 * options.minutes:
-            print("Stopped; call again with the same folder to go on.")
-            break
+    keeping.all_done(work(options.kept, options.only), options.minutes)
     write(options.kept)
     return 0
 

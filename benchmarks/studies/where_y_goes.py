@@ -178,35 +178,29 @@ def work(sets: dict[str, data.ImageSet], kept: Path) -> Iterator[str]:
                 if name == "times"
                 else functools.partial(train, TRIALS[name], seed, sets)
             )
-            if found := keeping.once(kept / f"{name}-{seed}.json", piece):
+            if found := keeping.once(keeping.place(kept, name, seed), piece):
                 yield f"{name}, seed {seed}: {found['figures']}"
+
+
+def baseline(name: str) -> str:
+    """Return the trial of concatenation that differs from this one in nothing else."""
+    trial = TRIALS[name]
+    return ("pair_" if trial.pairs else "") + "concatenation" + ("_long" if trial.epochs == LONG else "")
 
 
 def run(seed: int, kept: Path) -> dict[str, Any]:
     """Put one seed's figures together, with differences to concatenation image by image."""
-    found = {name: keeping.read(kept / f"{name}-{seed}.json") for name in TRIALS}
-    figures: dict[str, Any] = {"seed": seed}
-    for name, trial in TRIALS.items():
-        baseline = ("pair_" if trial.pairs else "") + "concatenation" + ("_long" if trial.epochs == LONG else "")
-        values, base = (torch.tensor(found[which]["per_example"]) for which in (name, baseline))
-        gap = evaluation.mean_and_error(values - base)
-        own = {**found[name]["figures"], "gap": gap.mean, "gap_standard_error": gap.standard_error}
-        figures |= {f"{name}_{figure}": value for figure, value in own.items()}
-    ratios = keeping.read(kept / f"times-{seed}.json")["figures"]
+    figures = keeping.compared(kept, {name: baseline(name) for name in TRIALS}, seed)
+    ratios = keeping.read(keeping.place(kept, "times", seed))["figures"]
     return figures | {f"{way}_time": ratio for way, ratio in ratios.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Go on with the study, and write the record when all of it is there."""
-    parser = keeping.arguments("where_y_goes", "04")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many minutes")
-    options = parser.parse_args(arguments)
-    start, sets = time.monotonic(), {"train": data.mnist("train"), "test": data.mnist("test")}
-    for line in work(sets, options.kept):
-        print(line, flush=True)
-        if time.monotonic() - start > 60 * options.minutes:
-            print("Stopped; call again with the same folder to go on.")
-            return 0
+    options = keeping.arguments("where_y_goes", "04").parse_args(arguments)
+    sets = {"train": data.mnist("train"), "test": data.mnist("test")}
+    if not keeping.all_done(work(sets, options.kept), options.minutes):
+        return 0
     keeping.record("where_y_goes", PROTOCOL, [run(seed, options.kept) for seed in SEEDS], options.kept)
     return 0
 

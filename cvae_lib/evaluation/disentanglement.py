@@ -1,6 +1,5 @@
 """Disentanglement: does each known factor of the data have a latent of its own?"""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -115,5 +114,4 @@ def _entropy(counts: Tensor) -> float:
 def _information(first: Int64[Tensor, " n"], second: Int64[Tensor, " n"]) -> float:
     """Return H(a) + H(b) - H(a, b) of two columns of classes, nats; rounding never makes it negative."""
     joint = torch.bincount(first * (int(second.max()) + 1) + second)
-    found = _entropy(torch.bincount(first)) + _entropy(torch.bincount(second)) - _entropy(joint)
-    return max(found, 0.0) if math.isfinite(found) else found
+    return max(_entropy(torch.bincount(first)) + _entropy(torch.bincount(second)) - _entropy(joint), 0.0)

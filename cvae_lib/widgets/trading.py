@@ -32,12 +32,14 @@ class Stop(NamedTuple):
 Curves = Mapping[str, Sequence[Stop]]
 
 
-def _checked(curves: Curves, images: Float[Tensor, "n c h w"]) -> None:
+def _check(curves: Curves, images: Float[Tensor, "n c h w"], curve: str) -> None:
     if not curves or not all(curves.values()):
         raise ValueError("The panel needs at least one curve, and at least one stop on each.")
     for stop in (stop for stops in curves.values() for stop in stops):
         if stop.rebuilt.shape != images.shape or stop.drawn.shape != images.shape:
             raise ValueError(f"Every stop needs {len(images)} reconstructions and as many drawings, as large as x.")
+    if curve not in curves:
+        raise ValueError(f"There is no curve {curve!r}; there are {', '.join(curves)}.")
 
 
 def touched(stops: Sequence[Stop], beta: float) -> Stop:
@@ -57,9 +59,7 @@ def draw_stop(curves: Curves, images: Float[Tensor, "n c h w"], curve: str, log_
     Raises:
         ValueError: if there is no curve of that name, or a stop has other pictures than the images ask for.
     """
-    _checked(curves, images)
-    if curve not in curves:
-        raise ValueError(f"There is no curve {curve!r}; there are {', '.join(curves)}.")
+    _check(curves, images, curve)
     beta = 10.0**log_beta
     stop = touched(curves[curve], beta)
     title = f"slope -{beta:.3g}: R {stop.rate:.1f}, D {stop.distortion:.1f}, D + beta R {_cost(stop, beta):.1f}"
@@ -84,9 +84,7 @@ def trading_sheet(curves: Curves, images: Float[Tensor, "n c h w"], curve: str) 
     Raises:
         ValueError: if there is no curve of that name, or a stop has other pictures than the images ask for.
     """
-    _checked(curves, images)
-    if curve not in curves:
-        raise ValueError(f"There is no curve {curve!r}; there are {', '.join(curves)}.")
+    _check(curves, images, curve)
     stops = curves[curve]
     half = (len(images) + 1) // 2
     rows, names = [torch.cat([images[:half], torch.zeros_like(images[:half])])], ["real"]
