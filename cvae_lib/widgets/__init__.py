@@ -7,6 +7,15 @@ from cvae_lib.widgets.attributes import attribute_panel, attribute_sheet, draw_a
 from cvae_lib.widgets.blending import blend_digits, blend_panel, blend_sheet, blended
 from cvae_lib.widgets.bound import bound_panel, bound_sheet, draw_bound
 from cvae_lib.widgets.captions import caption_panel, caption_sheet, draw_caption
+from cvae_lib.widgets.completing import (
+    SEEN,
+    completed,
+    completion_panel,
+    completion_sheet,
+    draw_completions,
+    observed_part,
+    shown,
+)
 from cvae_lib.widgets.drawing import draw_digit, draw_panel, style_sheet
 from cvae_lib.widgets.panel import Choice, Count, Panel, Slider, Text
 from cvae_lib.widgets.priors import best_gaussian, draw_prior, prior_panel, prior_sheet, split_rate
@@ -15,6 +24,7 @@ from cvae_lib.widgets.trading import Stop, draw_stop, trading_panel, trading_she
 from cvae_lib.widgets.training import draw_training, training_panel, training_sheet
 
 __all__ = [
+    "SEEN",
     "Choice",
     "Count",
     "Panel",
@@ -32,20 +42,24 @@ __all__ = [
     "bound_sheet",
     "caption_panel",
     "caption_sheet",
+    "completed",
+    "completion_panel",
+    "completion_sheet",
     "draw_attributes",
     "draw_bound",
     "draw_caption",
+    "draw_completions",
     "draw_digit",
     "draw_panel",
     "draw_prior",
     "draw_stop",
     "draw_training",
+    "observed_part",
     "prior_panel",
     "prior_sheet",
+    "shown",
     "split_rate",
     "style_directions",
-    "style_directions",
-    "style_sheet",
     "style_sheet",
     "trading_panel",
     "trading_sheet",
