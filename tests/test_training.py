@@ -298,7 +298,7 @@ def test_patience_ends_the_run_and_brings_the_best_weights_back(monkeypatch):
         states.append([p.clone() for p in net.parameters()])
         return next(values)
 
-    monkeypatch.setattr("cvae_lib.training._stopping.negative_elbo", judge)
+    monkeypatch.setattr("cvae_lib.training._stopping.mean_loss", judge)
     history = fit(net := model(), bars(200), epochs=50, validation=bars(40), patience=3)
     assert history.validation == [5.0, 4.0, 3.0, 3.5, 3.0, 9.0] and history.best_epoch == 3
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), states[2], strict=True))
@@ -307,7 +307,7 @@ def test_patience_ends_the_run_and_brings_the_best_weights_back(monkeypatch):
 
 def test_with_an_average_it_is_the_average_that_is_judged(monkeypatch):
     judged = []
-    monkeypatch.setattr("cvae_lib.training._stopping.negative_elbo", lambda net, *_: judged.append(net) or 1.0)
+    monkeypatch.setattr("cvae_lib.training._stopping.mean_loss", lambda net, *_: judged.append(net) or 1.0)
     fit(net := model(), bars(200), epochs=2, validation=bars(40), ema=0.9)
     assert judged[1] is not net
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), judged[1].parameters(), strict=True))
@@ -502,7 +502,7 @@ class StopsAt:
         ("torch.optim.Adam.step", 6),
         ("torch.optim.adam._fused_adam", 6),
         ("cvae_lib.training._loop.get_ema_multi_avg_fn", 6),
-        ("cvae_lib.training._stopping.negative_elbo", 2),
+        ("cvae_lib.training._stopping.mean_loss", 2),
         ("cvae_lib.training._progress.Progress.epoch", 2),
     ],
 )
