@@ -13,7 +13,7 @@ import torch
 from cvae_lib import training
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.objective import elbo_terms
+from cvae_lib.objective import Terms, elbo_terms
 from cvae_lib.training import History, TrainingDiverged, autocast, fit, one_cycle, seeded
 from cvae_lib.training._budget import Budget
 from cvae_lib.training._distributed import Team
@@ -282,6 +282,21 @@ def test_validation_is_minus_the_elbo_and_always_the_same_number():
     with torch.no_grad():
         draws = torch.stack([-elbo_terms(net, x, y).elbo.mean() for _ in range(200)])
     assert abs(history.validation[-1] - draws.mean()) < 4 * draws.std() * (1 + 200**-0.5)
+
+
+@pytest.mark.parametrize("form", ["bound", "terms"])
+def test_validation_can_be_any_criterion_of_the_validation_set(form):
+    """Here one that knows its images: what they hold in all, which no ELBO is."""
+
+    def criterion(net, x, y):
+        ink = x.flatten(1).sum(1)
+        return ink if form == "bound" else Terms(3 * ink, 2 * ink[:, None])
+
+    history = fit(model(), bars(200), epochs=2, validation=bars(40), criterion=criterion, pixels="grey")
+    ink = float(bars(40).pixels().flatten(1).sum(1).mean())
+    assert history.validation == pytest.approx([-ink, -ink], rel=1e-6)
+    with pytest.raises(ValueError, match="criterion needs a validation set"):
+        fit(model(), bars(200), epochs=1, criterion=criterion)
 
 
 def test_judging_does_not_disturb_training():
