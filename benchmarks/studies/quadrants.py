@@ -39,21 +39,21 @@ SUBSET, CURVE, COMPLETIONS = 500, 200, 20
 PRIOR_COUNTS, IMPORTANCE_COUNTS = (1, 10, 100, 1000, 10_000), (1, 10, 100, 1000)
 ENDINGS: dict[str, data.PixelMode] = {"": "grey", "_stochastic": "stochastic"}
 PROTOCOL = (
-    "MNIST, 50,000 training, 10,000 validation and 10,000 test images; observed: bottom left (1), left half (2), all but "
-    "bottom right (3), in grey levels; nll: -log p of the unobserved pixels only, summed, nats, grey levels as targets, "
-    "or each pixel drawn once as 0 or 1, the same for every model (stochastic). Everybody trains on grey levels. "
-    f"Decoder: MLP, {len(BASE['hidden'])} hidden layers of {BASE['hidden'][0]} with skips, told y at its entrance; CVAE: "
-    f"encoder of two, D = {BASE['latent_dim']}, p(z|y) a mixture of {BASE['components']} Gaussians told y, ELBO; GSNN: "
-    f"z from N(0, I), no encoder, Monte Carlo likelihood with {FEW} samples; deterministic: the decoder at z = 0. "
-    f"One-cycle Adam {RATE:g}, bf16 where there is any, averaged weights (decay {EMA:g}), at most "
+    "MNIST, 50,000 training, 10,000 validation and 10,000 test images; observed: bottom left (1), left half (2), all "
+    "but bottom right (3), in grey levels; nll: -log p of the unobserved pixels only, summed, nats, with grey levels "
+    "as targets, or each pixel drawn once as 0 or 1, the same for every model (stochastic). Everybody trains on grey "
+    f"levels. Decoder: MLP, {len(BASE['hidden'])} hidden layers of {BASE['hidden'][0]} with skips, told y at its "
+    f"entrance; CVAE: encoder of two, D = {BASE['latent_dim']}, p(z|y) a mixture of {BASE['components']} Gaussians "
+    f"told y, ELBO; GSNN: z from N(0, I), no encoder, Monte Carlo likelihood with {FEW} samples; deterministic: the "
+    f"decoder at z = 0. One-cycle Adam {RATE:g}, bf16 where there is any, averaged weights (decay {EMA:g}), at most "
     f"{EPOCHS['cvae']}/{EPOCHS['gsnn']}/{EPOCHS['deterministic']} epochs of batches of "
     f"{BATCH['cvae']}/{BATCH['gsnn']}/{BATCH['deterministic']} (CVAE/GSNN/deterministic); the best epoch by the "
     f"validation images, stopped after {PATIENCE} without a better one. Likelihoods in float32: CVAE by importance "
     f"sampling, K = 100, all test images; GSNN by {MANY:,} draws from its prior, the first {SUBSET} test images; "
     f"deterministic exact. prior_K, importance_K: both estimators on the first {CURVE} test images, draws nested; "
     f"over: paired gain of the CVAE. spread, distance: {COMPLETIONS} completions (pixel means) of each of {CURVE} test "
-    "images, in the bottom right quadrant, which is never observed: mean over images of the pixels' root mean variance, "
-    "and of the mean distance of two completions"
+    "images, in the bottom right quadrant, which is never observed: mean over images of the pixels' root mean "
+    "variance, and of the mean distance of two completions"
 )
 Piece = tuple[Path, Callable[[], dict[str, Any]], Path | None]
 
