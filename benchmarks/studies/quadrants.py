@@ -24,7 +24,7 @@ from cvae_lib import course, data, evaluation
 from cvae_lib.conditions import Condition
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.networks import MLPEncoder
-from cvae_lib.objective import importance_weighted_bound
+from cvae_lib.objective import Proposal, importance_weighted_bound
 from cvae_lib.training import fit, load_checkpoint
 
 SEEDS = (0, 1, 2)
@@ -79,7 +79,8 @@ def whole(x: Tensor, y: Tensor, quadrants: int) -> Tensor:
     mask = seen(quadrants).flatten()
     images = x.new_zeros(*x.shape[:-3], 784)
     images[..., ~mask], images[..., mask] = x.flatten(-3), y.to(x.dtype).expand(*x.shape[:-3], -1)
-    return images.unflatten(-1, (1, 28, 28))
+    filled: Tensor = images.unflatten(-1, (1, 28, 28))
+    return filled
 
 
 class Pixels(Condition):
@@ -173,7 +174,8 @@ def loaded(kind: str, quadrants: int, folder: Path) -> CVAE:
 def likelihood(kind: str, quadrants: int, folder: Path) -> dict[str, Any]:
     """Return log p(x|y) of test images, one by one, under both treatments of the pixels, and the CVAE's ELBO."""
     model, (test, y) = loaded(kind, quadrants, folder), sets(quadrants)["test"]
-    samples, proposal = {"cvae": (100, "posterior"), "gsnn": (MANY, "prior"), "deterministic": (1, "prior")}[kind]
+    samples = {"cvae": 100, "gsnn": MANY, "deterministic": 1}[kind]
+    proposal: Proposal = "posterior" if kind == "cvae" else "prior"
     if kind == "gsnn":
         test, y = test.subset(slice(SUBSET)), y[:SUBSET]
     found: dict[str, Any] = {"per_example": {}}
@@ -193,7 +195,8 @@ def convergence(quadrants: int, folder: Path) -> dict[str, Any]:
     some, y = test.subset(slice(CURVE)), y[:CURVE]
     settings: dict[str, Any] = {"y": y, "pixels": "grey"}
     found = {"elbo_few": evaluation.rate_distortion(model, some, **settings).total.mean}
-    for name, proposal, counts in (("prior", "prior", PRIOR_COUNTS), ("importance", "posterior", IMPORTANCE_COUNTS)):
+    for name, counts in (("prior", PRIOR_COUNTS), ("importance", IMPORTANCE_COUNTS)):
+        proposal: Proposal = "prior" if name == "prior" else "posterior"
         curve = evaluation.likelihood_by_samples(
             model, some, counts, proposal=proposal, precision="float32", **settings
         )
