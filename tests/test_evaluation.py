@@ -13,6 +13,7 @@ from cvae_lib.evaluation import (
     class_log_likelihoods,
     control_accuracy,
     is_y_used,
+    likelihood_by_samples,
     linear_probe,
     log_likelihood,
     mean_and_error,
@@ -95,6 +96,29 @@ def test_fewer_samples_give_a_lower_bound():
     few, many = (log_likelihood(net, images, samples=k, pixels="threshold").mean for k in (1, 300))
     exact = float(exact_log_likelihood(net, images.pixels(mode="threshold"), images.labels).mean())
     assert few < many < exact + 0.02
+
+
+@pytest.mark.parametrize("proposal", ["posterior", "prior"])
+def test_both_proposals_converge_to_the_integral_along_nested_draws(proposal):
+    net, images = model(), scribbles()
+    exact = exact_log_likelihood(net, images.pixels(mode="threshold"), images.labels)
+    counts = [1, 10, 300, 20_000]
+    settings = {"proposal": proposal, "pixels": "threshold", "precision": "float32"}
+    points = likelihood_by_samples(net, images, counts, **settings)
+    assert (points[-1].per_example - exact).abs().max() < 0.05
+    means = [point.mean for point in points]
+    assert means[0] < min(means[1:]) - 0.1
+    for k, fewer, more in zip(counts, points, points[1:], strict=False):
+        # The sum of the first weights is part of the sum of all: only so if the draws are nested.
+        parts = fewer.per_example + math.log(k), more.per_example + math.log(counts[counts.index(k) + 1])
+        assert (parts[1] > parts[0]).all()
+    assert log_likelihood(net, images, samples=20_000, **settings).mean == pytest.approx(means[-1], abs=0.02)
+
+
+@pytest.mark.parametrize("counts, message", [([], "not none"), ([0, 5], r"not \[0, 5\]"), ([5, 2], "must rise")])
+def test_numbers_of_samples_that_make_no_curve_are_refused(counts, message):
+    with pytest.raises(ValueError, match=message):
+        likelihood_by_samples(model(), scribbles(), counts)
 
 
 def test_splitting_the_samples_changes_nothing_but_memory(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from cvae_lib.evaluation.likelihood import _bound
+from cvae_lib.evaluation.likelihood import _bounds
 from cvae_lib.laboratory import LinearEncoder, LinearGaussian, full_gaussian
 from cvae_lib.objective import (
     LatentVariableModel,
@@ -78,7 +78,35 @@ def test_importance_sampling_from_the_exact_posterior_is_exact(seed):
         weights = log_importance_weights(lab, x, y, samples)  # every single weight is p(x|y)
         assert (weights - truth).abs().max() < 1e-9
         assert (importance_weighted_bound(lab, x, y, samples) - truth).abs().max() < 1e-9
-    assert (_bound(lab, x, y, 5000) - truth).abs().max() < 1e-9  # the evaluation's own, in pieces
+    in_pieces = _bounds(lab, x, y, [10, 5000], "posterior")  # the evaluation's own
+    assert (in_pieces - truth[:, None]).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("seed", SEEDS[:5])
+def test_the_mean_of_weights_at_draws_of_the_prior_is_the_evidence(seed):
+    lab, x, y = laboratory(seed)
+    lab.log_noise += 2  # so much noise that no single draw decides, and a standard error describes the mean
+    truth = lab.log_evidence(x, y).exp()
+    weights = log_importance_weights(lab, x, y, 20_000, proposal="prior").exp()  # (K, B)
+    z_score = (weights.mean(0) - truth) / (weights.std(0) / math.sqrt(20_000))
+    assert z_score.abs().max() < 4
+    assert (weights.std(0) > 0.01 * truth).all()  # nobody looked at x, so they differ
+
+
+def test_climbing_on_the_monte_carlo_likelihood_needs_no_encoder():
+    """With many draws its gradient is that of the evidence in closed form, in decoder and prior."""
+    lab, x, y = laboratory(3)
+    lab.log_noise += 2
+    lab.encoder = None
+    lab.requires_grad_(True)
+    parameters = [lab.weight, lab.bias, lab.prior_mean, lab.prior_log_variance]
+    bound = importance_weighted_bound(lab, x, y, 100_000, proposal="prior").sum()
+    for ours, true in zip(
+        torch.autograd.grad(bound, parameters),
+        torch.autograd.grad(lab.log_evidence(x, y).sum(), parameters),
+        strict=True,
+    ):
+        assert (ours - true).norm() < 0.03 * true.norm()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

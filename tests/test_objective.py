@@ -228,6 +228,19 @@ def test_an_unknown_gradient_is_named(as_users_call):
         importance_weighted_bound(model(), X, Y, 2, gradient="triply")
 
 
+def test_an_unknown_proposal_is_named(as_users_call):
+    with pytest.raises(ValueError, match="'posterior' or 'prior', not 'guess'"):
+        log_importance_weights(model(), X, Y, 2, proposal="guess")
+
+
+def test_a_prior_that_would_not_learn_from_its_draws_is_refused():
+    net = model(prior="mixture")
+    with pytest.raises(ValueError, match="Draws of this prior have no gradient"):
+        importance_weighted_bound(net, X, Y, 2, proposal="prior")
+    with torch.no_grad():
+        assert importance_weighted_bound(net, X, Y, 2, proposal="prior").shape == (5,)
+
+
 # --- gradients -------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import torch
 from cvae_lib import training
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.objective import elbo_terms
+from cvae_lib.objective import Terms, elbo_terms
 from cvae_lib.training import History, TrainingDiverged, autocast, fit, one_cycle, seeded
 from cvae_lib.training._budget import Budget
 from cvae_lib.training._distributed import Team
@@ -284,6 +284,21 @@ def test_validation_is_minus_the_elbo_and_always_the_same_number():
     assert abs(history.validation[-1] - draws.mean()) < 4 * draws.std() * (1 + 200**-0.5)
 
 
+@pytest.mark.parametrize("form", ["bound", "terms"])
+def test_validation_can_be_any_criterion_of_the_validation_set(form):
+    """Here one that knows its images: what they hold in all, which no ELBO is."""
+
+    def criterion(net, x, y):
+        ink = x.flatten(1).sum(1)
+        return ink if form == "bound" else Terms(3 * ink, 2 * ink[:, None])
+
+    history = fit(model(), bars(200), epochs=2, validation=bars(40), criterion=criterion, pixels="grey")
+    ink = float(bars(40).pixels().flatten(1).sum(1).mean())
+    assert history.validation == pytest.approx([-ink, -ink], rel=1e-6)
+    with pytest.raises(ValueError, match="criterion needs a validation set"):
+        fit(model(), bars(200), epochs=1, criterion=criterion)
+
+
 def test_judging_does_not_disturb_training():
     settings = {"epochs": 3, "batch_size": 64, "precision": "float32"}
     fit(one := model(dropout=0.2), bars(200), **settings)
@@ -298,7 +313,7 @@ def test_patience_ends_the_run_and_brings_the_best_weights_back(monkeypatch):
         states.append([p.clone() for p in net.parameters()])
         return next(values)
 
-    monkeypatch.setattr("cvae_lib.training._stopping.negative_elbo", judge)
+    monkeypatch.setattr("cvae_lib.training._stopping.mean_loss", judge)
     history = fit(net := model(), bars(200), epochs=50, validation=bars(40), patience=3)
     assert history.validation == [5.0, 4.0, 3.0, 3.5, 3.0, 9.0] and history.best_epoch == 3
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), states[2], strict=True))
@@ -307,7 +322,7 @@ def test_patience_ends_the_run_and_brings_the_best_weights_back(monkeypatch):
 
 def test_with_an_average_it_is_the_average_that_is_judged(monkeypatch):
     judged = []
-    monkeypatch.setattr("cvae_lib.training._stopping.negative_elbo", lambda net, *_: judged.append(net) or 1.0)
+    monkeypatch.setattr("cvae_lib.training._stopping.mean_loss", lambda net, *_: judged.append(net) or 1.0)
     fit(net := model(), bars(200), epochs=2, validation=bars(40), ema=0.9)
     assert judged[1] is not net
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), judged[1].parameters(), strict=True))
@@ -502,7 +517,7 @@ class StopsAt:
         ("torch.optim.Adam.step", 6),
         ("torch.optim.adam._fused_adam", 6),
         ("cvae_lib.training._loop.get_ema_multi_avg_fn", 6),
-        ("cvae_lib.training._stopping.negative_elbo", 2),
+        ("cvae_lib.training._stopping.mean_loss", 2),
         ("cvae_lib.training._progress.Progress.epoch", 2),
     ],
 )

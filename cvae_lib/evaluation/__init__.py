@@ -15,7 +15,7 @@ from cvae_lib.evaluation.forecasts import (
     interval_coverage,
 )
 from cvae_lib.evaluation.information import Information, mutual_information
-from cvae_lib.evaluation.likelihood import class_log_likelihoods, log_likelihood
+from cvae_lib.evaluation.likelihood import class_log_likelihoods, likelihood_by_samples, log_likelihood
 from cvae_lib.evaluation.probe import linear_probe, posterior_means
 from cvae_lib.evaluation.spread import Diversity, diversity, mean_pairwise_distance, relative_diversity
 from cvae_lib.evaluation.terms import RateDistortion, rate_distortion
@@ -51,6 +51,7 @@ __all__ = [
     "interval_coverage",
     "is_y_used",
     "is_z_used",
+    "likelihood_by_samples",
     "linear_probe",
     "log_likelihood",
     "mean_and_error",

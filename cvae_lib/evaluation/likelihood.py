@@ -1,6 +1,7 @@
 """Test log-likelihood by importance sampling, in memory that does not grow with the number of samples."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,21 +13,27 @@ from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.evaluation._estimate import Estimate, mean_and_error
 from cvae_lib.evaluation._examples import examples
 from cvae_lib.model import CVAE
-from cvae_lib.objective import LatentVariableModel, log_importance_weights
+from cvae_lib.objective import LatentVariableModel, Proposal, log_importance_weights
 from cvae_lib.training import Precision, autocast, seeded
 
 ROWS_AT_ONCE = 2000  # decoded images held at a time: about 6 MB in float32, which stays in a CPU's cache
 
 
 @torch.no_grad()
-def _bound(model: LatentVariableModel, x: Tensor, y: Any, samples: int) -> Float[Tensor, " b"]:
-    """Return log-mean-exp over K importance weights, accumulating pieces of K so that memory stays put."""
-    at_once = max(1, min(samples, ROWS_AT_ONCE // len(x)))
+def _bounds(
+    model: LatentVariableModel, x: Tensor, y: Any, counts: Sequence[int], proposal: Proposal
+) -> Float[Tensor, "b counts"]:
+    """Return log-mean-exp over the first K weights for each K of the rising counts, in memory that stays put."""
     total = x.new_full((len(x),), -math.inf)
-    for done in range(0, samples, at_once):
-        weights = log_importance_weights(model, x, y, min(at_once, samples - done))  # (k, B)
-        total = torch.logaddexp(total, weights.logsumexp(0))
-    return total - math.log(samples)
+    columns, done = [], 0
+    for count in counts:
+        while done < count:
+            at_once = max(1, min(count - done, ROWS_AT_ONCE // len(x)))
+            weights = log_importance_weights(model, x, y, at_once, proposal=proposal)  # (k, B)
+            total = torch.logaddexp(total, weights.logsumexp(0))
+            done += at_once
+        columns.append(total - math.log(count))
+    return torch.stack(columns, 1)
 
 
 def log_likelihood(
@@ -35,6 +42,7 @@ def log_likelihood(
     *,
     samples: int = 100,
     y: Any = None,
+    proposal: Proposal = "posterior",
     pixels: PixelMode = "stochastic",
     precision: Precision = "auto",
     seed: int = 0,
@@ -51,13 +59,50 @@ def log_likelihood(
     Args:
         samples: K.
         y: (N, ...), or a tuple of such, the condition of each image where it is not the label.
+        proposal: where the z come from. ``prior`` is plain Monte Carlo, :math:`\log \frac1K \sum_k p(x|z_k,y)` with
+            :math:`z_k \sim p(z|y)`: it needs no encoder, and far more samples.
         precision: of the matrix products; sums and logarithms are float32 at least.
 
     Raises:
         ValueError: if ``samples`` is below 1, or ``y`` does not fit the data or the model.
     """
-    columns = _columns(model, data, [None], y, samples, pixels, precision, seed)
-    return mean_and_error(columns[:, 0])
+    return likelihood_by_samples(
+        model, data, [samples], y=y, proposal=proposal, pixels=pixels, precision=precision, seed=seed
+    )[0]
+
+
+def likelihood_by_samples(
+    model: CVAE,
+    data: ImageSet,
+    counts: Sequence[int],
+    *,
+    y: Any = None,
+    proposal: Proposal = "posterior",
+    pixels: PixelMode = "stochastic",
+    precision: Precision = "auto",
+    seed: int = 0,
+) -> list[Estimate]:
+    r"""Estimate the mean of log p(x|y) with each of several numbers of samples, to see it converge.
+
+    .. math:: \hat L_K = \log \frac1K \sum_{k=1}^K w_k, \qquad E \hat L_1 \le E \hat L_{10} \le \dots \le \log p(x|y)
+
+    The draws are nested: ten samples are the first ten of a hundred. Arguments as in :func:`log_likelihood`.
+
+    Args:
+        counts: the numbers of samples K, rising.
+
+    Returns:
+        One estimate for each of the counts.
+
+    Raises:
+        ValueError: if the counts are none, below 1 or not rising, or ``y`` does not fit the data or the model.
+    """
+    if not counts or min(counts) < 1:
+        raise ValueError(f"Importance sampling needs at least 1 sample, not {list(counts) or 'none'}.")
+    if sorted(set(counts)) != list(counts):
+        raise ValueError(f"The numbers of samples must rise, and {list(counts)} do not.")
+    columns = _columns(model, data, [None], y, counts, proposal, pixels, precision, seed)
+    return [mean_and_error(column) for column in columns[:, 0].unbind(1)]
 
 
 def class_log_likelihoods(
@@ -81,28 +126,30 @@ def class_log_likelihoods(
         raise ValueError("Only a conditional model has a likelihood for each label; this one takes no y.")
     if not model.config.num_classes:
         raise ValueError("This model's condition is no label, so there are no labels to go through.")
-    return _columns(model, data, list(range(model.config.num_classes)), None, samples, pixels, precision, seed)
+    if samples < 1:
+        raise ValueError(f"Importance sampling needs at least 1 sample, not {samples}.")
+    labels = list(range(model.config.num_classes))
+    return _columns(model, data, labels, None, [samples], "posterior", pixels, precision, seed)[..., 0]
 
 
 def _columns(
     model: CVAE,
     data: ImageSet,
-    labels: list[int | None],
+    labels: Sequence[int | None],
     y: Any,
-    samples: int,
+    counts: Sequence[int],
+    proposal: Proposal,
     pixels: PixelMode,
     precision: Precision,
     seed: int,
-) -> Float[Tensor, "n columns"]:
-    """Bound log p(x|y) once for each label; None stands for the example's own condition."""
-    if samples < 1:
-        raise ValueError(f"Importance sampling needs at least 1 sample, not {samples}.")
-    samples = course.capped(samples, course.FAST_SAMPLES)
+) -> Float[Tensor, "n columns counts"]:
+    """Bound log p(x|y) once for each label and number of samples; None stands for the example's own condition."""
+    counts = [course.capped(count, course.FAST_SAMPLES) for count in counts]
     seen = examples(model, data, y=y, pixels=pixels, seed=seed)
     rows = []
     with seeded(seed, model.device):
         for x, own, _ in seen.batches(100):
             with autocast(model.device, precision):
                 told = [own if label is None else torch.full((len(x),), label, device=x.device) for label in labels]
-                rows.append(torch.stack([_bound(model, x, given, samples) for given in told], 1))  # (B, columns)
+                rows.append(torch.stack([_bounds(model, x, given, counts, proposal) for given in told], 1))
     return torch.cat(rows).cpu()

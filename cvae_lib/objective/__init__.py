@@ -3,16 +3,15 @@
 Everything is summed over dimensions; the mean over the batch is taken last, in one place (:meth:`Terms.loss`).
 """
 
-import copy
-import math
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from cvae_lib.likelihoods import masked
+from cvae_lib.objective._given import LatentVariableModel, at_least_one, log_likelihood_of, observed
+from cvae_lib.objective._importance import Proposal, importance_weighted_bound, log_importance_weights
 from cvae_lib.objective._schedules import Constant, Cyclical, Linear, Schedule
 
 __all__ = [
@@ -20,6 +19,7 @@ __all__ = [
     "Cyclical",
     "LatentVariableModel",
     "Linear",
+    "Proposal",
     "Schedule",
     "Terms",
     "elbo_terms",
@@ -28,20 +28,6 @@ __all__ = [
     "kl_per_latent",
     "log_importance_weights",
 ]
-
-
-@runtime_checkable
-class LatentVariableModel(Protocol):
-    """What an objective asks of a model: three distributions. :class:`cvae_lib.model.CVAE` is one."""
-
-    def posterior(self, x: Tensor, y: Any = None) -> Distribution:
-        """Return q(z|x,y): event shape (D,), batch shape (B,)."""
-
-    def prior(self, y: Any = None, batch: int | None = None) -> Distribution:
-        """Return p(z|y): event shape (D,), batch shape (B,)."""
-
-    def likelihood(self, z: Tensor, y: Any = None) -> Independent:
-        """Return p(x|z,y): event shape that of one x, batch shape that of z without D."""
 
 
 class Terms(NamedTuple):
@@ -165,113 +151,11 @@ def elbo_terms(
     Raises:
         ValueError: if ``samples`` is below 1 or the mask does not fit.
     """
-    _at_least_one(samples)
-    x = _observed(x, mask)
+    at_least_one(samples)
+    x = observed(x, mask)
     q = model.posterior(x, y)
     z = q.rsample() if samples == 1 else q.rsample(torch.Size((samples,)))  # (B, D) or (K, B, D)
-    log_likelihood = _log_likelihood(model, z, x, y, mask)
+    log_likelihood = log_likelihood_of(model, z, x, y, mask)
     if samples > 1:
         log_likelihood = log_likelihood.mean(0)
     return Terms(log_likelihood, kl_per_latent(q, model.prior(y, batch=len(x)), z))
-
-
-def log_importance_weights(
-    model: LatentVariableModel,
-    x: Float[Tensor, "b *event"],
-    y: Any = None,
-    samples: int = 1,
-    *,
-    mask: Tensor | None = None,
-) -> Float[Tensor, "k b"]:
-    r"""Return K log-weights per example, :math:`\log w_{kb} = \log p(x_b|z_{kb},y_b) + \log p(z_{kb}|y_b) -
-    \log q(z_{kb}|x_b,y_b)` with :math:`z_{kb} \sim q(z|x_b,y_b)`, shape (K, B), nats.
-
-    Their log-mean-exp over K is the importance-sampled bound, their mean the ELBO. Gradients flow through the
-    reparameterised z; under ``torch.no_grad`` nothing is kept. Source: Burda et al. 2016, arXiv:1509.00519.
-
-    Raises:
-        ValueError: if ``samples`` is below 1 or the mask does not fit.
-    """
-    return _weights_and_draws(model, x, y, samples, mask, path_only=False)[0]
-
-
-def importance_weighted_bound(
-    model: LatentVariableModel,
-    x: Float[Tensor, "b *event"],
-    y: Any = None,
-    samples: int = 1,
-    *,
-    gradient: Literal["plain", "doubly"] = "plain",
-    mask: Tensor | None = None,
-) -> Float[Tensor, " b"]:
-    r"""Return :math:`L_K = \log \frac1K \sum_k w_k \le \log p(x|y)` per example, nats; maximise its mean.
-
-    It rises to log p(x|y) with K; K = 1 is the ELBO. ``plain`` differentiates it as it stands, and the encoder's
-    gradient then drowns in noise as K grows. ``doubly`` reparameterises a second time: with
-    :math:`\tilde w_k = w_k / \sum_j w_j`
-
-    .. math:: \nabla_\phi L_K = E \sum_k \tilde w_k^2\, \frac{\partial \log w_k}{\partial z_k}
-              \frac{\partial z_k}{\partial \phi}
-
-    the same in expectation and much quieter. What does not go through z (decoder, prior) is alike for both.
-    Sources: Burda et al. 2016, arXiv:1509.00519; Tucker et al. 2018, arXiv:1810.04152.
-
-    Raises:
-        ValueError: if ``gradient`` is unknown, ``samples`` is below 1 or the mask does not fit.
-    """
-    if gradient not in ("plain", "doubly"):
-        raise ValueError(f"gradient is 'plain' or 'doubly', not {gradient!r}.")
-    doubly = gradient == "doubly"
-    weights, z = _weights_and_draws(model, x, y, samples, mask, path_only=doubly)  # (K, B), (K, B, D)
-    bound = weights.logsumexp(0) - math.log(samples)
-    if doubly and z.requires_grad:
-        # The bound's own gradient weighs each path once; the hook weighs it a second time, behind z only.
-        share = weights.detach().softmax(0)[..., None]  # (K, B, 1)
-        z.register_hook(lambda g: share * g)
-    return bound
-
-
-def _weights_and_draws(
-    model: LatentVariableModel, x: Tensor, y: Any, samples: int, mask: Tensor | None, *, path_only: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the log-weights (K, B) and their z (K, B, D); with ``path_only``, q's density is a constant but for z."""
-    _at_least_one(samples)
-    x = _observed(x, mask)
-    q = model.posterior(x, y)
-    z = q.rsample(torch.Size((samples,)))
-    density = _detached(q) if path_only else q
-    log_joint = _log_likelihood(model, z, x, y, mask) + model.prior(y, batch=len(x)).log_prob(z)
-    return log_joint - density.log_prob(z), z
-
-
-def _log_likelihood(model: LatentVariableModel, z: Tensor, x: Tensor, y: Any, mask: Tensor | None) -> Tensor:
-    """Return log p(x|z,y), of the observed entries where there is a mask, batch shape that of z without D."""
-    whole = model.likelihood(z, y)
-    value: Tensor = (whole if mask is None else masked(whole, mask)).log_prob(x)
-    return value
-
-
-def _observed(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return x with zeros where it is not observed, so that nothing hidden reaches the encoder."""
-    if mask is None:
-        return x
-    try:
-        return torch.where(mask.bool(), x, 0).view(x.shape)
-    except RuntimeError:
-        raise ValueError(f"A mask of shape {tuple(mask.shape)} does not go with x of shape {tuple(x.shape)}.") from None
-
-
-def _detached(distribution: Distribution) -> Distribution:
-    """Return the same distribution whose parameters are constants."""
-    twin = copy.copy(distribution)
-    for key, value in vars(distribution).items():
-        if isinstance(value, Tensor):
-            setattr(twin, key, value.detach())
-        elif isinstance(value, Distribution):
-            setattr(twin, key, _detached(value))
-    return twin
-
-
-def _at_least_one(samples: int) -> None:
-    if samples < 1:
-        raise ValueError(f"At least 1 sample is needed, not {samples}.")

@@ -4,14 +4,12 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.model import CVAE
-from cvae_lib.objective import Terms, elbo_terms
+from cvae_lib.objective import elbo_terms
 from cvae_lib.training._budget import SCHEDULES, Budget, Schedule, constant, cosine, one_cycle, schedule_called
 from cvae_lib.training._checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from cvae_lib.training._distributed import team
@@ -21,7 +19,7 @@ from cvae_lib.training._keeping import Keeper, called
 from cvae_lib.training._loop import Loop, Recipe, TrainingDiverged
 from cvae_lib.training._numerics import Precision, autocast, compiled, seeded
 from cvae_lib.training._progress import Interrupts, Progress
-from cvae_lib.training._stopping import Watch
+from cvae_lib.training._stopping import Objective, Watch
 
 __all__ = [
     "SCHEDULES",
@@ -38,8 +36,6 @@ __all__ = [
     "save_checkpoint",
     "seeded",
 ]
-
-Objective = Callable[[CVAE, Tensor, Any], Terms | Tensor]
 
 
 def fit(
@@ -60,6 +56,7 @@ def fit(
     ema: float | None = None,
     validation: ImageSet | tuple[ImageSet, Conditions] | None = None,
     patience: int | None = None,
+    criterion: Objective | None = None,
     pixels: PixelMode = "stochastic",
     precision: Precision = "auto",
     compile: bool | str = False,
@@ -102,6 +99,7 @@ def fit(
         validation: images, or (images, y), whose ELBO is measured after each epoch, with the average if there is one,
             always with the same pixels and latent noise.
         patience: stop after so many epochs without a better validation; the model ends with the best weights.
+        criterion: what validation measures instead of the ELBO, in the form of ``objective``.
         pixels: ``stochastic`` (a new binarisation each time), ``grey`` or ``threshold``.
         precision: ``auto`` (bf16 where the hardware has it), ``float32`` or ``bf16``.
         compile: True, or a mode of ``torch.compile``; its random numbers are others. Says so where there is no
@@ -126,6 +124,8 @@ def fit(
     _check(batch_size, learning_rate, beta, weight_decay, clip, ema, patience, checkpoint_every)
     if patience is not None and validation is None:
         raise ValueError("patience needs a validation set to judge by: pass validation=...")
+    if criterion is not None and validation is None:
+        raise ValueError("criterion needs a validation set to judge: pass validation=...")
     if checkpoint is None and (resume or checkpoint_every is not None):
         raise ValueError("resume and checkpoint_every need a folder: pass checkpoint=...")
     budget = Budget(epochs, steps, seconds, math.ceil(len(data) / batch_size))
@@ -141,6 +141,7 @@ def fit(
         "clip": clip,
         "ema": ema,
         "patience": patience,
+        "criterion": called(criterion),
         "pixels": pixels,
         "seed": seed,
         "data": [data.name, len(data)],
@@ -158,7 +159,7 @@ def fit(
         watch = None
         if validation is not None:
             judged = Feed(model, *(validation if isinstance(validation, tuple) else (validation, None)))
-            watch = Watch(judged, patience, pixels, precision, seed)
+            watch = Watch(judged, patience, pixels, precision, seed, criterion)
         if compile and us.size > 1:
             # The noise of the whole batch is drawn by a mode that the compiler does not see through.
             progress.say("torch.compile is not used with several processes; training runs uncompiled.")

@@ -1,12 +1,15 @@
 """Early stopping: a criterion that is the same number for the same weights, and the best weights so far."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from cvae_lib import course
 from cvae_lib.data import PixelMode
 from cvae_lib.model import CVAE
-from cvae_lib.objective import elbo_terms
+from cvae_lib.objective import Terms, elbo_terms
 from cvae_lib.training._distributed import Team
 from cvae_lib.training._feed import Feed
 from cvae_lib.training._numerics import Precision, autocast, seeded
@@ -14,9 +17,14 @@ from cvae_lib.training._numerics import Precision, autocast, seeded
 ROWS = 1000  # images judged at a time
 
 
+Objective = Callable[[CVAE, Tensor, Any], Terms | Tensor]
+
+
 @torch.no_grad()
-def negative_elbo(model: CVAE, feed: Feed, pixels: PixelMode, precision: Precision, seed: int) -> float:
-    """Return minus the mean ELBO, nats per image: the same pixels and latent noise at every call with this seed."""
+def mean_loss(
+    model: CVAE, feed: Feed, pixels: PixelMode, precision: Precision, seed: int, criterion: Objective | None = None
+) -> float:
+    """Return minus the mean bound, nats per image: the same pixels and latent noise at every call with this seed."""
     was_training = model.training
     model.eval()
     limit = course.capped(len(feed.data), course.FAST_IMAGES)
@@ -25,8 +33,8 @@ def negative_elbo(model: CVAE, feed: Feed, pixels: PixelMode, precision: Precisi
         for batch in feed.data.batches(min(ROWS, limit), pixels=pixels, shuffle=False, generator=generator):
             x, y = feed.meal(batch)
             with autocast(feed.data.device, precision):
-                elbo = elbo_terms(model, x, y).elbo
-            total -= float(elbo.sum())
+                found = (criterion or elbo_terms)(model, x, y)
+            total -= float((found if isinstance(found, Tensor) else found.elbo).sum())
             seen += len(x)
             if seen >= limit:
                 break
@@ -40,10 +48,19 @@ class Watch:
     Args:
         feed: validation images and their conditions.
         patience: epochs without a new best after which to stop; None never stops, and keeps nothing.
+        criterion: the bound to judge by; the ELBO if None.
     """
 
-    def __init__(self, feed: Feed, patience: int | None, pixels: PixelMode, precision: Precision, seed: int) -> None:
-        self.feed, self.patience = feed, patience
+    def __init__(
+        self,
+        feed: Feed,
+        patience: int | None,
+        pixels: PixelMode,
+        precision: Precision,
+        seed: int,
+        criterion: Objective | None = None,
+    ) -> None:
+        self.feed, self.patience, self.criterion = feed, patience, criterion
         self.pixels, self.precision, self.seed = pixels, precision, seed
         self.least = float("inf")
         self.best_epoch: int | None = None
@@ -51,7 +68,9 @@ class Watch:
 
     def look(self, model: CVAE, epoch: int, team: Team) -> float:
         """Judge the weights at the end of an epoch, counted from 1; keep them if they are the best so far."""
-        value = negative_elbo(model, self.feed, self.pixels, self.precision, self.seed) if team.rank == 0 else 0.0
+        value = 0.0
+        if team.rank == 0:
+            value = mean_loss(model, self.feed, self.pixels, self.precision, self.seed, self.criterion)
         value = team.agreed(value)
         if self.patience is not None and value < self.least:
             best = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}

@@ -1,0 +1,290 @@
+"""Chapter 09's table: the quadrants of MNIST by a deterministic network, a GSNN and a CVAE, over three seeds.
+
+    python benchmarks/studies/quadrants.py                # writes cvae_lib/records/quadrants.json
+    python benchmarks/studies/quadrants.py --minutes 3    # starts no piece after three minutes; call it again
+    python benchmarks/studies/quadrants.py --backwards    # last piece first, to work beside the first
+
+Trained models and finished pieces lie in a folder of their own (--kept), so a study that was stopped goes on where it
+was. The task is that of Sohn, Lee and Yan 2015 (NeurIPS), "Learning structured output representation using deep
+conditional generative models"; which quadrants are observed follows its public reproductions.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keeping
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from cvae_lib import course, data, evaluation
+from cvae_lib.conditions import Condition
+from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.networks import MLPEncoder
+from cvae_lib.objective import Proposal, importance_weighted_bound
+from cvae_lib.training import fit, load_checkpoint
+
+SEEDS = (0, 1, 2)
+QUADRANTS = (1, 2, 3)
+KINDS = ("cvae", "deterministic", "gsnn")
+BASE: dict[str, Any] = {"latent_dim": 48, "hidden": (512,) * 4, "prior": "mixture", "components": 30}
+RATE, EMA, PATIENCE = 3e-3, 0.999, 3
+EPOCHS = {"cvae": 18, "deterministic": 8, "gsnn": 6}
+BATCH = {"cvae": 128, "deterministic": 128, "gsnn": 256}
+FEW, MORE, MANY = 5, 20, 1000  # samples of the GSNN: trained with, stopped by, judged by
+SUBSET, CURVE, COMPLETIONS = 500, 200, 20
+PRIOR_COUNTS, IMPORTANCE_COUNTS = (1, 10, 100, 1000, 10_000), (1, 10, 100, 1000)
+ENDINGS: dict[str, data.PixelMode] = {"": "grey", "_stochastic": "stochastic"}
+PROTOCOL = (
+    "MNIST, 50,000 training, 10,000 validation and 10,000 test images; observed: bottom left (1), left half (2), all "
+    "but bottom right (3), in grey levels; nll: -log p of the unobserved pixels only, summed, nats, with grey levels "
+    "as targets, or each pixel drawn once as 0 or 1, the same for every model (stochastic). Everybody trains on grey "
+    f"levels. Decoder: MLP, {len(BASE['hidden'])} hidden layers of {BASE['hidden'][0]} with skips, told y at its "
+    f"entrance; CVAE: encoder of two, D = {BASE['latent_dim']}, p(z|y) a mixture of {BASE['components']} Gaussians "
+    f"told y, ELBO; GSNN: z from N(0, I), no encoder, Monte Carlo likelihood with {FEW} samples; deterministic: the "
+    f"decoder at z = 0. One-cycle Adam {RATE:g}, bf16 where there is any, averaged weights (decay {EMA:g}), at most "
+    f"{EPOCHS['cvae']}/{EPOCHS['gsnn']}/{EPOCHS['deterministic']} epochs of batches of "
+    f"{BATCH['cvae']}/{BATCH['gsnn']}/{BATCH['deterministic']} (CVAE/GSNN/deterministic); the best epoch by the "
+    f"validation images, stopped after {PATIENCE} without a better one. Likelihoods in float32: CVAE by importance "
+    f"sampling, K = 100, all test images; GSNN by {MANY:,} draws from its prior, the first {SUBSET} test images; "
+    f"deterministic exact. prior_K, importance_K: both estimators on the first {CURVE} test images, draws nested; "
+    f"over: paired gain of the CVAE. spread, distance: {COMPLETIONS} completions (pixel means) of each of {CURVE} test "
+    "images, in the bottom right quadrant, which is never observed: mean over images of the pixels' root mean "
+    "variance, and of the mean distance of two completions"
+)
+Piece = tuple[Path, Callable[[], dict[str, Any]], Path | None]
+
+
+def seen(quadrants: int) -> Tensor:
+    """Return which pixels are observed, bool (28, 28): bottom left; left half; all but the bottom right."""
+    mask = torch.zeros(28, 28, dtype=torch.bool)
+    mask[14:, :14] = True
+    mask[:14, :14] = quadrants > 1
+    mask[:14, 14:] = quadrants > 2
+    return mask
+
+
+def task(digits: data.ImageSet, quadrants: int) -> tuple[data.ImageSet, Tensor]:
+    """Return the unobserved pixels as images of one row, and y, the grey levels of the observed ones, (N, 196 q)."""
+    mask, pixels = seen(quadrants).flatten(), digits.images.flatten(1)
+    rest = pixels[:, ~mask][:, None, None].contiguous()  # (N, 1, 1, 784 - 196 q)
+    return data.ImageSet(rest, digits.labels, digits.name, classes=10), pixels[:, mask].float() / 255
+
+
+def whole(x: Tensor, y: Tensor, quadrants: int) -> Tensor:
+    """Put unobserved pixels x (..., 1, 1, U) and observed ones y (..., O) together: images (..., 1, 28, 28)."""
+    mask = seen(quadrants).flatten()
+    images = x.new_zeros(*x.shape[:-3], 784)
+    images[..., ~mask], images[..., mask] = x.flatten(-3), y.to(x.dtype).expand(*x.shape[:-3], -1)
+    filled: Tensor = images.unflatten(-1, (1, 28, 28))
+    return filled
+
+
+class Pixels(Condition):
+    """The observed pixels in a row."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.dim = count
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Return the grey levels as they are, shape (B, O)."""
+        return y
+
+
+class Unrecognised(CVAE):
+    """A network whose z nobody infers from x: q(z|x,y) is p(z|y), and there is no encoder."""
+
+    def __init__(self, config: CVAEConfig, condition: Condition) -> None:
+        super().__init__(config, condition)
+        self.encoder = nn.Identity()
+
+    def posterior(self, x: Tensor, y: Any = None) -> Distribution:  # type: ignore[override]
+        """Return p(z|y)."""
+        return self.prior(y, batch=len(x))
+
+
+class Deterministic(Unrecognised):
+    """A network from y to the logits of x: the same decoder at z = 0, whatever z is given."""
+
+    def likelihood(self, z: Tensor, y: Any = None) -> Any:
+        """Return p(x|y)."""
+        return super().likelihood(torch.zeros_like(z), y)
+
+
+def built(kind: str, quadrants: int, **smaller: Any) -> CVAE:
+    """Return an untrained model: ``cvae``, ``gsnn`` or ``deterministic``; ``smaller`` settings replace the study's."""
+    count = int(seen(quadrants).sum())
+    settings = {**BASE, **({} if kind == "cvae" else {"prior": "standard"}), **smaller}
+    config = CVAEConfig(image_shape=(1, 1, 784 - count), **settings)
+    if kind != "cvae":
+        return {"gsnn": Unrecognised, "deterministic": Deterministic}[kind](config, Pixels(count))
+    model = CVAE(config, Pixels(count))
+    # A shallower encoder takes a fifth off the time of a step, and costs nothing that could be measured.
+    model.encoder = MLPEncoder(config.image_shape, config.hidden[:2], config.latent_dim, condition_dim=count)
+    return model
+
+
+def recipe(kind: str) -> dict[str, Any]:
+    """Return how a kind is trained, as arguments of ``fit``."""
+    settings: dict[str, Any] = {"epochs": EPOCHS[kind], "batch_size": BATCH[kind], "learning_rate": RATE}
+    settings |= {"ema": EMA, "patience": PATIENCE, "pixels": "grey"}
+    if kind == "gsnn":
+        settings["objective"] = functools.partial(importance_weighted_bound, samples=FEW, proposal="prior")
+        settings["criterion"] = functools.partial(importance_weighted_bound, samples=MORE, proposal="prior")
+    return settings
+
+
+def sets(quadrants: int) -> dict[str, tuple[data.ImageSet, Tensor]]:
+    """Return the task's 50,000 training, 10,000 validation and 10,000 test images, each with its y."""
+    digits = data.mnist("train")
+    held_out = len(digits) // 6
+    train, validation = digits.split(len(digits) - held_out, held_out)
+    parts = {"train": train, "validation": validation, "test": data.mnist("test")}
+    return {name: task(part, quadrants) for name, part in parts.items()}
+
+
+def train(kind: str, quadrants: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Train a model, to be stopped and taken up again at any epoch; its weights stay in the folder."""
+    have = sets(quadrants)
+    torch.manual_seed(seed)
+    model = built(kind, quadrants)
+    images, y = have["train"]
+    history = fit(
+        model, images, y=y, validation=have["validation"], seed=seed, checkpoint=folder, resume=True, **recipe(kind)
+    )
+    return {
+        "parameters": model.num_parameters(),
+        "epochs": history.best_epoch,
+        "of": len(history),
+        "validation": min(history.validation),
+        "seconds": history.seconds[-1],
+    }
+
+
+def loaded(kind: str, quadrants: int, folder: Path) -> CVAE:
+    """Return a trained model, ready to be asked."""
+    model, _ = load_checkpoint(folder, model=built(kind, quadrants), device="auto")
+    return model
+
+
+def likelihood(kind: str, quadrants: int, folder: Path) -> dict[str, Any]:
+    """Return log p(x|y) of test images, one by one, under both treatments of the pixels, and the CVAE's ELBO."""
+    model, (test, y) = loaded(kind, quadrants, folder), sets(quadrants)["test"]
+    samples = {"cvae": 100, "gsnn": MANY, "deterministic": 1}[kind]
+    proposal: Proposal = "posterior" if kind == "cvae" else "prior"
+    if kind == "gsnn":
+        test, y = test.subset(slice(SUBSET)), y[:SUBSET]
+    found: dict[str, Any] = {"per_example": {}}
+    for ending, pixels in ENDINGS.items():
+        settings: dict[str, Any] = {"y": y, "pixels": pixels, "precision": "float32"}
+        ll = evaluation.log_likelihood(model, test, samples=samples, proposal=proposal, **settings)
+        found |= {f"nll{ending}": -ll.mean, f"nll{ending}_error": ll.standard_error}
+        found["per_example"][f"log_likelihood{ending}"] = [round(value, 3) for value in ll.per_example.tolist()]
+        if kind == "cvae":
+            found[f"elbo{ending}"] = evaluation.rate_distortion(model, test, y=y, pixels=pixels).total.mean
+    return found
+
+
+def convergence(quadrants: int, folder: Path) -> dict[str, Any]:
+    """Return what three estimators of the CVAE's -log p(x|y) say of the same images as their samples grow."""
+    model, (test, y) = loaded("cvae", quadrants, folder), sets(quadrants)["test"]
+    some, y = test.subset(slice(CURVE)), y[:CURVE]
+    settings: dict[str, Any] = {"y": y, "pixels": "grey"}
+    found = {"elbo_few": evaluation.rate_distortion(model, some, **settings).total.mean}
+    for name, counts in (("prior", PRIOR_COUNTS), ("importance", IMPORTANCE_COUNTS)):
+        proposal: Proposal = "prior" if name == "prior" else "posterior"
+        curve = evaluation.likelihood_by_samples(
+            model, some, counts, proposal=proposal, precision="float32", **settings
+        )
+        found |= {f"{name}_{count}": -point.mean for count, point in zip(counts, curve, strict=True)}
+        found[f"{name}_{counts[-1]}_error"] = curve[-1].standard_error
+    return found
+
+
+@torch.no_grad()
+def spread(kind: str, quadrants: int, folder: Path) -> dict[str, Any]:
+    """Return how much completions of one image differ in its bottom right quadrant, which nobody ever observes."""
+    model, (_, y) = loaded(kind, quadrants, folder), sets(quadrants)["test"]
+    torch.manual_seed(0)
+    deviations, distances = [], []
+    for row in y[: course.capped(CURVE, 10)].to(model.device):  # (O,)
+        drawn = model.draw(row.expand(COMPLETIONS, -1))  # (COMPLETIONS, 1, 1, U), pixel means
+        corner = whole(drawn, row, quadrants)[:, 0, 14:, 14:]
+        deviations.append(float(corner.var(0).mean().sqrt()))
+        distances.append(evaluation.mean_pairwise_distance(corner).mean)
+    return {"spread": sum(deviations) / len(deviations), "distance": sum(distances) / len(distances)}
+
+
+def pieces(kept: Path) -> tuple[list[Piece], list[Piece]]:
+    """List the trainings, and what is asked of the trained: where each is kept, what it does, what it waits for."""
+    trainings: list[Piece] = []
+    questions: list[Piece] = []
+    every = [(kind, quadrants, seed) for kind in KINDS for seed in SEEDS for quadrants in QUADRANTS]
+    for kind, quadrants, seed in every:
+        folder = kept / f"{kind}_{quadrants}-{seed}"
+        done = keeping.place(kept, f"{kind}_{quadrants}_training", seed)
+        trainings.append((done, functools.partial(train, kind, quadrants, seed, folder), None))
+        asked = {"likelihood": functools.partial(likelihood, kind, quadrants, folder)}
+        if kind == "cvae":
+            asked["convergence"] = functools.partial(convergence, quadrants, folder)
+        if kind != "deterministic":
+            asked["spread"] = functools.partial(spread, kind, quadrants, folder)
+        for name, question in asked.items():
+            questions.append((keeping.place(kept, f"{kind}_{quadrants}_{name}", seed), question, done))
+    return trainings, questions
+
+
+def work(to_do: list[Piece]) -> Iterator[str]:
+    """Do what is not kept yet and can be done, one piece at a time, and say what was found."""
+    for path, piece, waits_for in to_do:
+        if (waits_for is None or waits_for.exists()) and (found := keeping.once(path, piece)):
+            figures = {key: round(value, 3) for key, value in found.items() if not isinstance(value, dict)}
+            yield f"{path.stem}: {figures}"
+
+
+def run(seed: int, kept: Path) -> dict[str, Any]:
+    """Put one seed's figures together, each row's difference from the CVAE's image by image."""
+    figures: dict[str, Any] = {"seed": seed}
+    for quadrants in QUADRANTS:
+        values: dict[str, dict[str, Tensor]] = {}
+        for kind in KINDS:
+            name = f"{kind}_{quadrants}"
+            for what in ("training", "likelihood", "convergence", "spread"):
+                path = keeping.place(kept, f"{name}_{what}", seed)
+                if path.exists():
+                    found = keeping.read(path)
+                    each = found.pop("per_example", {})
+                    values.setdefault(kind, {}).update({key: torch.tensor(column) for key, column in each.items()})
+                    figures |= keeping.named(name, found)
+        for other in KINDS[1:]:
+            for ending in ENDINGS:
+                theirs = values[other][f"log_likelihood{ending}"]
+                gain = evaluation.mean_and_error(values["cvae"][f"log_likelihood{ending}"][: len(theirs)] - theirs)
+                key = f"cvae_{quadrants}_over_{other}{ending}"
+                figures |= {key: gain.mean, f"{key}_error": gain.standard_error}
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Go on with the study, and write the record when all of it is there."""
+    parser = keeping.arguments("quadrants", "09")
+    parser.add_argument("--backwards", action="store_true", help="last piece first, to work beside another process")
+    options = parser.parse_args(arguments)
+    trainings, questions = pieces(options.kept)
+    if options.backwards:
+        trainings, questions = trainings[::-1], questions[::-1]
+    if not keeping.all_done(work(trainings + questions), options.minutes):
+        return 0
+    if not all(path.exists() for path, _, _ in trainings + questions):
+        print("Another process has not finished its pieces; call again.")
+        return 0
+    keeping.record("quadrants", PROTOCOL, [run(seed, options.kept) for seed in SEEDS], options.kept)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
