@@ -55,9 +55,10 @@ PROTOCOL = (
     f"by what is trained on the validation images, stopped after {PATIENCE} without a better one. nll: CVAE by "
     f"importance sampling, K = 100, all test images; GSNN by {MANY:,} draws from its prior, the first {SUBSET} test "
     "images; deterministic exact; in bf16 too, which moved the mean of 2,000 images by less than 0.0001 nats. prior_K, "
-    f"importance_K: both estimators on the first {CURVE} test images, draws nested; over: paired gain of the CVAE. spread, distance: {COMPLETIONS} completions (pixel means) of each of "
-    f"{CURVE} test images, in the bottom right quadrant, which is never observed: mean over images of the pixels' root "
-    "mean variance, and of the mean distance of two completions"
+    f"importance_K: both estimators on the first {CURVE} test images, draws nested; over: paired gain of "
+    f"the CVAE. spread, distance: {COMPLETIONS} completions (pixel means) of each of {CURVE} test images, in the "
+    "bottom right quadrant, which is never observed: mean over images of the pixels' root mean variance, and of the "
+    "mean distance of two completions"
 )
 Piece = tuple[Path, Callable[[], dict[str, Any]], Path | None]
 
