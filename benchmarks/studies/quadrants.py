@@ -33,11 +33,15 @@ KINDS = ("cvae", "deterministic", "gsnn")
 BASE: dict[str, Any] = {"latent_dim": 48, "hidden": (512,) * 4, "dropout": 0.05}
 BASE |= {"prior": "mixture", "components": 30}
 RATE, EMA, PATIENCE = 3e-3, 0.999, 3
-TIGHTER, TIGHTER_RATE, TIGHTER_EPOCHS = 5, 1e-3, 3  # the CVAE's last epochs climb on the bound of that many samples
-EPOCHS = {"cvae": 18, "deterministic": 8, "gsnn": 6}
+EPOCHS = {"cvae": (18, 14, 12), "deterministic": (7, 7, 7), "gsnn": (5, 5, 5)}  # for 1, 2 and 3 quadrants
+TIGHTER, TIGHTER_RATE, TIGHTER_EPOCHS = (
+    5,
+    1.5e-3,
+    (4, 3, 3),
+)  # the CVAE climbs on the bound of that many samples at last
 BATCH = {"cvae": 128, "deterministic": 128, "gsnn": 256}
 FEW, MORE, MANY = 5, 20, 1000  # samples of the GSNN: trained with, stopped by, judged by
-SUBSET, CURVE, COMPLETIONS = 500, 200, 20
+SUBSET, CURVE, COMPLETIONS = 500, 100, 20
 PRIOR_COUNTS, IMPORTANCE_COUNTS = (1, 10, 100, 1000, 10_000), (1, 10, 100, 1000)
 ENDINGS: dict[str, data.PixelMode] = {"": "grey", "_stochastic": "stochastic"}
 PROTOCOL = (
@@ -49,10 +53,10 @@ PROTOCOL = (
     f"{BASE['components']} Gaussians told y, ELBO, in the last {TIGHTER_EPOCHS} epochs the importance-weighted bound "
     f"with {TIGHTER} samples; GSNN: z from N(0, I), no encoder, Monte Carlo likelihood with {FEW} samples; "
     f"deterministic: the decoder at z = 0. One-cycle Adam {RATE:g} (last epochs: cosine from {TIGHTER_RATE:g}), bf16 "
-    f"where there is any, averaged weights (decay {EMA:g}), at most {EPOCHS['cvae']} + {TIGHTER_EPOCHS} / "
-    f"{EPOCHS['gsnn']} / {EPOCHS['deterministic']} epochs of batches of {BATCH['cvae']} (last epochs "
-    f"{2 * BATCH['cvae']}) / {BATCH['gsnn']} / {BATCH['deterministic']} (CVAE / GSNN / deterministic); the best epoch "
-    f"by what is trained on the validation images, stopped after {PATIENCE} without a better one. nll: CVAE by "
+    f"where there is any, averaged weights (decay {EMA:g}). Epochs for (1, 2, 3): CVAE {EPOCHS['cvae']} before the "
+    f"last, GSNN {EPOCHS['gsnn']}, deterministic {EPOCHS['deterministic']}, batches of {BATCH['cvae']} (last epochs "
+    f"{2 * BATCH['cvae']}), {BATCH['gsnn']}, {BATCH['deterministic']}; the weights of the best epoch by what is "
+    f"trained on the validation images, stopped after {PATIENCE} without a better one. nll: CVAE by "
     f"importance sampling, K = 100, all test images; GSNN by {MANY:,} draws from its prior, the first {SUBSET} test "
     "images; deterministic exact; in bf16 too, which moved the mean of 2,000 images by less than 0.0001 nats. prior_K, "
     f"importance_K: both estimators on the first {CURVE} test images, draws nested; over: paired gain of "
@@ -134,9 +138,9 @@ def built(kind: str, quadrants: int, **smaller: Any) -> CVAE:
     return model
 
 
-def recipe(kind: str) -> list[dict[str, Any]]:
+def recipe(kind: str, quadrants: int) -> list[dict[str, Any]]:
     """Return how a kind is trained, each stage as arguments of ``fit``."""
-    first: dict[str, Any] = {"epochs": EPOCHS[kind], "batch_size": BATCH[kind], "learning_rate": RATE}
+    first: dict[str, Any] = {"epochs": EPOCHS[kind][quadrants - 1], "batch_size": BATCH[kind], "learning_rate": RATE}
     always = {"ema": EMA, "patience": PATIENCE, "pixels": "grey"}
     if kind == "deterministic":
         return [first | always]
@@ -170,7 +174,7 @@ def train(kind: str, quadrants: int, seed: int, folder: Path) -> dict[str, Any]:
     model = built(kind, quadrants)
     images, y = have["train"]
     found: dict[str, Any] = {"parameters": model.num_parameters(), "epochs": 0, "seconds": 0.0}
-    for number, settings in enumerate(recipe(kind)):
+    for number, settings in enumerate(recipe(kind, quadrants)):
         kept = {"checkpoint": folder / f"stage {number}", "resume": True, "seed": seed + 100 * number}
         history = fit(model, images, y=y, validation=have["validation"], **kept, **settings)
         found["epochs"] += history.best_epoch
