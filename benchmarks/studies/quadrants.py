@@ -149,8 +149,8 @@ def recipe(kind: str, quadrants: int) -> list[dict[str, Any]]:
         judge = functools.partial(importance_weighted_bound, samples=MORE, proposal="prior")
         return [first | always | {"objective": climb, "criterion": judge}]
     tighter = functools.partial(importance_weighted_bound, samples=TIGHTER, gradient="doubly")
-    last = {
-        "epochs": TIGHTER_EPOCHS,
+    last: dict[str, Any] = {
+        "epochs": TIGHTER_EPOCHS[quadrants - 1],
         "batch_size": 2 * BATCH[kind],
         "learning_rate": TIGHTER_RATE,
         "schedule": "cosine",
