@@ -274,7 +274,7 @@ def run(seed: int, kept: Path) -> dict[str, Any]:
                 path = keeping.place(kept, f"{name}_{what}", seed)
                 if path.exists():
                     found = keeping.read(path)
-                    each = found.pop("per_example", {})
+                    each, _ = found.pop("per_example", {}), found.pop("seconds", None)  # time is the machine's
                     values.setdefault(kind, {}).update({key: torch.tensor(column) for key, column in each.items()})
                     figures |= keeping.named(name, found)
         for other in KINDS[1:]:
