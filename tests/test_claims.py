@@ -456,3 +456,52 @@ def test_chapter_07_what_the_player_shows():
     assert sum(stopped) == len(stopped) - 1  # "in all but one training"
     bounds = {key: -run["distortion"][-1] - rate[key][-1] for key, run in plays.items()}
     assert min(bounds.values()) < bounds[1.0, 0.0, "none"] - 1.5
+
+
+# --- chapter 09: the quadrants
+
+PUBLISHED = {1: 63.91, 2: 44.73, 3: 20.95}  # Sohn, Lee and Yan 2015, importance sampling
+
+
+def test_chapter_09_the_published_table_is_beaten_in_every_seed():
+    for run in runs("quadrants"):
+        for quadrants, bar in {1: 62.6, 2: 43.7, 3: 20.0}.items():
+            assert run[f"cvae_{quadrants}_nll"] <= bar < PUBLISHED[quadrants]
+
+
+@pytest.mark.parametrize("ending", ["", "_stochastic"])
+def test_chapter_09_the_cvae_beats_both_networks_without_recognition(ending):
+    for run in runs("quadrants"):
+        for quadrants in (1, 2, 3):
+            for other in ("deterministic", "gsnn"):
+                gain = f"cvae_{quadrants}_over_{other}{ending}"
+                assert run[gain] > 5 * run[f"{gain}_error"] > 0
+            assert run[f"cvae_{quadrants}_nll{ending}"] < run[f"cvae_{quadrants}_elbo{ending}"]
+
+
+def test_chapter_09_more_observed_leaves_less_to_tell_and_to_vary():
+    for run in runs("quadrants"):
+        for kind in ("cvae", "gsnn", "deterministic"):
+            left = [run[f"{kind}_{quadrants}_nll"] for quadrants in (1, 2, 3)]
+            assert left == sorted(left, reverse=True)
+        for measure in ("spread", "distance"):
+            varied = [run[f"cvae_{quadrants}_{measure}"] for quadrants in (1, 2, 3)]
+            assert varied == sorted(varied, reverse=True) and varied[2] > 0
+
+
+def test_chapter_09_prior_monte_carlo_needs_many_more_samples_than_importance_sampling():
+    for run in runs("quadrants"):
+        for quadrants in (1, 2, 3):
+            prior, importance = (
+                {
+                    int(key.rsplit("_", 1)[1]): run[key]
+                    for key in run
+                    if re.fullmatch(rf"cvae_{quadrants}_{name}_\d+", key)
+                }
+                for name in ("prior", "importance")
+            )
+            assert sorted(prior) == [1, 10, 100, 1000, 10_000] and sorted(importance) == [1, 10, 100, 1000]
+            for curve in (prior, importance):
+                values = [curve[count] for count in sorted(curve)]
+                assert values == sorted(values, reverse=True)
+            assert prior[100] - importance[100] > 1  # nats
