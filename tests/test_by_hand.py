@@ -1,5 +1,6 @@
 """What the chapters build by hand agrees with the library."""
 
+import functools
 import importlib.util
 import math
 import sys
@@ -13,11 +14,11 @@ from lifting import ROOT, lift
 
 from cvae_lib import data, evaluation
 from cvae_lib.conditioning import CrossAttention, conditioning
-from cvae_lib.conditions import AttributeCondition, CaptionCondition, Tokens, Vocabulary
+from cvae_lib.conditions import AttributeCondition, CaptionCondition, Observed, Tokens, Vocabulary
 from cvae_lib.evaluation.information import _against_aggregate
 from cvae_lib.laboratory import water_filling
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.objective import Linear, elbo_terms, free_bits, kl_per_latent
+from cvae_lib.objective import Linear, elbo_terms, free_bits, kl_per_latent, log_importance_weights
 from cvae_lib.priors import ConditionalGaussian
 from cvae_lib.priors._gaussians import diagonal_gaussian
 from cvae_lib.training import seeded
@@ -372,3 +373,101 @@ def test_chapter_07s_batch_norm_is_that_of_its_study():
         mine.train(training), theirs.train(training)
         for ours, other in zip(mine(x, None), theirs(x, None), strict=True):
             torch.testing.assert_close(ours, other)
+
+
+CHAPTER_09 = "09_filling_in_and_translating"
+needs_09 = pytest.mark.skipif(not (ROOT / f"notebooks/{CHAPTER_09}.ipynb").exists(), reason="not built")
+
+
+@needs_09
+@pytest.mark.parametrize(("name", "proposal"), [("prior_monte_carlo", "prior"), ("importance_weights", "posterior")])
+def test_chapter_09s_weights_are_the_librarys(name, proposal):
+    weigh = lift(CHAPTER_09, name)[name]
+    model = CVAE(CVAEConfig(latent_dim=3, hidden=(9,), prior="mixture", components=4)).eval()
+    images = data.strokes("test", count=6)
+    x = images.pixels()
+    found = []
+    for weights in (weigh, functools.partial(log_importance_weights, proposal=proposal)):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            found.append(weights(model, x, images.labels, samples=7))
+    torch.testing.assert_close(*found)
+
+
+@needs_09
+@pytest.mark.parametrize("quadrants", [1, 2, 3])
+def test_chapter_09s_task_is_that_of_its_study(quadrants):
+    study, mine = study_called("quadrants"), lift(CHAPTER_09, "observed_pixels", "task", "whole", "Pixels")
+    assert torch.equal(mine["observed_pixels"](quadrants), study.seen(quadrants))
+    digits = data.strokes("test", count=20)
+    (x, y), (rest, own) = mine["task"](digits, quadrants), study.task(digits, quadrants)
+    assert torch.equal(x.images, rest.images) and torch.equal(y, own)
+    assert torch.equal(mine["whole"](x.pixels(), y, quadrants), digits.pixels())
+    assert mine["Pixels"](196).dim == study.Pixels(196).dim == 196
+
+
+@needs_09
+def test_chapter_09s_masks_and_models_are_those_of_its_study():
+    study = study_called("any_mask")
+    mine = lift(
+        CHAPTER_09, "here_and_there", "all_but_a_window", "quarters", "KINDS", "any_mask", "DeepPrior",
+        "any_mask_model", "seen", "hidden_terms", "hidden_bound", "plan",
+    )  # fmt: skip
+    for name, kind in {**study.KINDS, "any": study.any_mask}.items():
+        drawn = []
+        for masks in (kind, {**mine["KINDS"], "any": mine["any_mask"]}[name]):
+            torch.manual_seed(3)
+            drawn.append(masks(50))
+        assert torch.equal(*drawn) and drawn[0].shape == (50, 1, 28, 28) and drawn[0].dtype == torch.bool
+        assert drawn[0].flatten(1).any(1).all() and (~drawn[0]).flatten(1).any(1).all()
+    ours = mine["any_mask_model"]().eval()
+    torch.manual_seed(0)
+    theirs = study.any_mask_model().eval()
+    assert ours.config == theirs.config and ours.num_parameters() == theirs.num_parameters()
+    assert mine["plan"]["steps"] == study.STEPS and mine["plan"]["learning_rate"] == 3e-3
+    with torch.no_grad():
+        for parameter in ours.latent_prior.parameters():
+            parameter.normal_(std=0.1)
+    theirs.load_state_dict(ours.state_dict())
+    x = data.strokes("test", count=30).pixels(mode="threshold")
+    y = Observed(x, mine["any_mask"](30))
+    bounds = []
+    for model, terms in ((ours, mine["hidden_terms"]), (theirs, study.hidden_only)):
+        torch.manual_seed(4)
+        bounds.append(terms(model, x, y).elbo)
+    torch.testing.assert_close(*bounds)
+    with torch.no_grad():
+        often = torch.stack([mine["hidden_bound"](ours, x, y) for _ in range(200)])
+        other = torch.stack([mine["hidden_terms"](ours, x, y).elbo for _ in range(200)])
+    off = (often.mean(0) - other.mean(0)).abs()
+    assert (off < 5 * ((often.var(0) + other.var(0)) / 200).sqrt()).all()
+
+
+@needs_09
+def test_chapter_09s_ranks_cover_what_the_librarys_intervals_cover():
+    mine, study = lift(CHAPTER_09, "ink", "ranks", "coverage"), study_called("any_mask")
+    draws, truth = 0.7 * torch.randn(39, 4000), torch.randn(4000)
+    u = mine["ranks"](draws, truth)
+    for interval in evaluation.interval_coverage(draws, truth):  # with 39 draws its ends are draws, at all three levels
+        assert mine["coverage"](u, interval.level) == pytest.approx(100 * interval.share, abs=0.051)
+    torch.manual_seed(0)
+    first = mine["ranks"](draws.round(), truth.round())
+    torch.manual_seed(0)
+    assert torch.equal(first, study.ranks(draws.round(), truth.round()))
+    assert mine["coverage"](first, 0.8) == study.coverage(first, 0.8)
+    x, hidden = torch.rand(3, 5, 1, 28, 28), torch.rand(5, 1, 28, 28) < 0.5
+    assert torch.equal(mine["ink"](x, hidden), study.ink(x, hidden))
+
+
+@needs_09
+def test_chapter_09s_views_of_an_image():
+    views = lift(CHAPTER_09, "outline", "thumbnail", "Drawing")
+    x = torch.zeros(1, 1, 28, 28)
+    x[..., 4:12, 8:16] = 1
+    outline = views["outline"](x)
+    assert outline.sum() == 28 and (outline[..., 5:11, 9:15] == 0).all() and (outline <= x).all()
+    x[..., :3, :3] = 1  # ink at the border of the picture has its outline there too
+    assert views["outline"](x)[..., :3, :3].sum() == 8
+    assert torch.equal(views["thumbnail"](x)[0, 0, 1:3, 2:4], torch.ones(2, 2))
+    told = views["Drawing"]()(views["thumbnail"](x))
+    assert told.shape == (1, 1, 28, 28) and torch.equal(views["thumbnail"](told), views["thumbnail"](x))

@@ -12,11 +12,11 @@ import pytest
 import torch
 from collapse import Committed
 from lifting import lift
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
 from cvae_lib import data
 from cvae_lib.conditioning import conditioning
-from cvae_lib.conditions import AttributeCondition, CaptionCondition, Vocabulary, masked_mean
+from cvae_lib.conditions import AttributeCondition, CaptionCondition, Observed, Vocabulary, masked_mean
 from cvae_lib.evaluation import active_units, calibration
 from cvae_lib.laboratory import LinearEncoder, LinearGaussian, full_gaussian
 from cvae_lib.likelihoods import GaussianPixels
@@ -946,3 +946,184 @@ def test_equation_7_11_both_encoders_keep_their_promise():
     assert (0.5 * (means.square() + variances - 1 - variances.log())).min().item() > 0.25 - 1e-5
     _, bounded = committed(torch.randn(64, 5), None)
     assert (bounded.exp() < committed.most).all()
+
+
+# --- chapter 09 ---------------------------------------------------------------------------------------------
+
+CHAPTER_09 = "09_filling_in_and_translating"
+needs_09 = pytest.mark.skipif(not (ROOT / f"notebooks/{CHAPTER_09}.ipynb").exists(), reason="not built")
+
+
+@needs_09
+def test_equation_9_1_one_answer_pays_entropy_and_total_correlation():
+    bill = lift(CHAPTER_09, "bill_of_one_answer")["bill_of_one_answer"]
+    joint = torch.rand(2, 2, 2).double() ** 3
+    joint /= joint.sum()
+    alone = [joint.sum([a for a in range(3) if a != axis]) for axis in range(3)]
+    independent = torch.einsum("a,b,c->abc", *alone)
+    correlation = (joint * (joint / independent).log()).sum()  # a KL, by its definition
+    paid, entropy = bill(joint)
+    torch.testing.assert_close(paid, entropy + correlation)
+    # And no other probabilities are cheaper: the cost is convex in the logits and its slope at the means is zero.
+    logits = torch.stack([torch.logit(p[1]) for p in alone]).requires_grad_()
+    values = torch.cartesian_prod(*[torch.arange(2).double()] * 3)  # (8, 3)
+    cost = -(joint.flatten()[:, None] * Bernoulli(logits=logits).log_prob(values)).sum()
+    torch.testing.assert_close(cost.detach(), paid)
+    assert torch.autograd.grad(cost, logits)[0].abs().max() < 1e-12
+
+
+@needs_09
+@pytest.mark.parametrize(("number", "name"), [(2, "prior_monte_carlo"), (3, "importance_weights")])
+def test_equation_9_2_and_9_3_average_to_the_likelihood_and_their_logarithms_lie_below(number, name, tiny):
+    weigh = lift(CHAPTER_09, name, "log_mean")
+    y = torch.arange(16) % 3
+    truth = table(tiny)[torch.arange(16), y].detach()
+    with torch.no_grad():
+        weights = weigh[name](tiny, EVERY_IMAGE, y, 40_000)  # (K, B)
+    ratio = (weights - truth).exp()
+    assert ((ratio.mean(0) - 1).abs() < 5 * ratio.std(0) / 200).all()
+    low = weights.view(8000, 5, 16).logsumexp(1) - math.log(5)  # K = 5, eight thousand times
+    assert ((low.mean(0) - truth) < 5 * low.std(0) / 8000**0.5).all() and (low.mean(0) < truth).any()
+    torch.testing.assert_close(weigh["log_mean"](weights[:5]), low[0])
+
+
+@needs_09
+def test_equation_9_3_with_one_sample_is_the_elbo(tiny):
+    weights = lift(CHAPTER_09, "importance_weights")["importance_weights"]
+    y = torch.arange(16) % 3
+    with torch.no_grad():
+        found, elbo = weights(tiny, EVERY_IMAGE, y, 20_000), elbo_terms(tiny, EVERY_IMAGE, y, samples=20_000).elbo
+    assert ((found.mean(0) - elbo).abs() < 5 * found.std(0) / 100).all()
+
+
+@needs_09
+def test_equation_9_4_the_shortfall_is_chi_squared_over_2k_and_that_at_least_e_to_the_kl(tiny):
+    y = torch.zeros(16, dtype=torch.int64)
+    truth = exact(tiny, 0).detach()
+    z = GRID[:, None, None].expand(-1, 16, 1)
+    prior = -0.5 * GRID**2 - 0.5 * math.log(2 * math.pi) + STEP  # log of the mass of each step
+    weights = tiny.likelihood(z, y).log_prob(EVERY_IMAGE).detach() - truth  # (G, 16), log of w / p
+    mass = prior.exp()[:, None]
+    variance = (mass * (weights.exp() - 1) ** 2).sum(0)
+    posterior = (prior[:, None] + weights).exp()
+    assert posterior.sum(0).allclose(torch.ones(16).double(), atol=1e-5)
+    torch.testing.assert_close(variance, (posterior**2 / mass).sum(0) - 1, atol=1e-4, rtol=1e-4)
+    kl = (posterior * weights).sum(0)
+    assert (variance > kl.exp() - 1 - 1e-6).all()
+    draws = lift(CHAPTER_09, "prior_monte_carlo")["prior_monte_carlo"](tiny, EVERY_IMAGE, y, 100_000).detach()
+    count = 200
+    low = draws.view(500, count, 16).logsumexp(1) - math.log(count) - truth
+    short, error = -low.mean(0), low.std(0) / 500**0.5
+    assert ((short - variance / (2 * count)).abs() < 5 * error + (variance / count) ** 2).all()
+
+
+def test_equation_9_5_no_average_over_z_beats_the_mean_logits(tiny):
+    y = torch.arange(16) % 3
+    for spread in (0.1, 1.0, 3.0):
+        z = spread * torch.randn(500, 16, 1, dtype=torch.float64)
+        whole = tiny.likelihood(z, y)
+        average = whole.log_prob(EVERY_IMAGE).mean(0)
+        logits = whole.base_dist.logits.mean(0)
+        one = Bernoulli(logits=logits).log_prob(EVERY_IMAGE).flatten(1).sum(1)
+        assert (average <= one + 1e-12).all() and (average < one - 1e-3 * spread**2).any()
+
+
+def test_equation_9_6_no_probability_is_cheaper_than_the_grey_level_itself():
+    grey, p = torch.meshgrid(
+        torch.linspace(0, 1, 51).double(), torch.linspace(0.001, 0.999, 999).double(), indexing="ij"
+    )
+    entropy = -torch.xlogy(grey, grey) - torch.xlogy(1 - grey, 1 - grey)
+    cost = -Bernoulli(p, validate_args=False).log_prob(grey)
+    assert (cost >= entropy - 1e-12).all() and (cost.min(1).values - entropy[:, 0]).abs().max() < 2e-3
+    # Nor does a mixture of models help: a logarithm of an average of likelihoods is at most that of the largest.
+    mixture = (Bernoulli(p, validate_args=False).log_prob(grey)).logsumexp(1) - math.log(999)
+    assert (-mixture >= entropy[:, 0] - 1e-12).all()
+
+
+@pytest.fixture
+def patcher() -> CVAE:
+    """A model of four binary pixels that is told some of them and where."""
+    torch.manual_seed(8)
+    settings = {"condition": "observed", "image_shape": (1, 2, 2), "condition_in": "encoder"}
+    model = CVAE(CVAEConfig(latent_dim=1, hidden=(6,), prior="gaussian", **settings)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    return model
+
+
+@needs_09
+def test_equation_9_7_bounds_the_hidden_pixels_and_the_observed_are_left_out(patcher):
+    bound = lift(CHAPTER_09, "hidden_bound")["hidden_bound"]
+    mask = torch.tensor([[True, False], [False, True]]).expand(16, 1, 2, 2)
+    y = Observed(EVERY_IMAGE, mask)
+    with torch.no_grad():
+        p = patcher.prior(y)
+        z = p.mean + p.stddev * GRID[:, None, None]  # (G, 16, 1)
+        each = patcher.likelihood(z, y).base_dist.log_prob(EVERY_IMAGE)  # (G, 16, 1, 2, 2)
+        inside = (each * ~mask).flatten(2).sum(2) - 0.5 * GRID[:, None] ** 2 - 0.5 * math.log(2 * math.pi)
+        truth = inside.logsumexp(0) + STEP
+        often = Observed(*(part.repeat(1000, 1, 1, 1) for part in y))
+        found = bound(patcher, often.image, often).view(1000, 16)
+    assert (found.mean(0) < truth + 4 * found.std(0) / 1000**0.5).all() and (found.mean(0) < truth - 1e-3).any()
+    for corner in range(4):  # given what is observed, the four ways to fill in the rest exhaust what there is
+        same = (EVERY_IMAGE[:, 0, 0, 0] == corner // 2) & (EVERY_IMAGE[:, 0, 1, 1] == corner % 2)
+        assert truth[same].exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@needs_09
+@pytest.mark.parametrize("draws", [9, 79])
+def test_equation_9_8_the_rank_of_one_more_draw_is_uniform_ties_or_not(draws):
+    chapter = lift(CHAPTER_09, "ranks", "coverage")
+    rate = 5 * torch.rand(20_000)
+    for sample in (lambda shape: torch.poisson(rate.expand(shape)), lambda shape: rate * torch.randn(shape)):
+        u = chapter["ranks"](sample((draws, 20_000)), sample((20_000,)))
+        assert u.min() > 0 and u.max() < 1
+        for level in (0.1, 0.5, 0.8, 0.95):
+            error = 100 * (level * (1 - level) / 20_000) ** 0.5
+            assert abs(chapter["coverage"](u, level) - 100 * level) < 4.5 * error
+    narrow = chapter["ranks"](0.5 * torch.randn(draws, 20_000), torch.randn(20_000))
+    assert chapter["coverage"](narrow, 0.8) < 60
+
+
+def test_equation_9_9_the_spread_of_a_sum_has_two_parts(tiny):
+    y = torch.full((16,), 1)
+    z = torch.randn(200_000, 1, 1, dtype=torch.float64)
+    with torch.no_grad():
+        p = tiny.likelihood(z, y[:1]).mean[:, 0]  # (K, 1, 2, 2)
+        drawn = torch.bernoulli(p).flatten(1).sum(1)
+    between, within = p.flatten(1).sum(1).var(), (p * (1 - p)).flatten(1).sum(1).mean()
+    assert between > 0.01 and within > 0.1
+    assert abs(drawn.var() - between - within) < 5 * drawn.var() * (2 / 200_000) ** 0.5
+
+
+def test_equation_9_10_the_slope_by_a_pixels_bias_is_the_ink_that_is_missing(patcher):
+    mask = torch.rand(16, 1, 2, 2) < 0.5
+    y = Observed(EVERY_IMAGE, mask)
+    torch.manual_seed(1)
+    loss = -elbo_terms(patcher, EVERY_IMAGE, y, mask=~mask).log_likelihood.sum()
+    bias = patcher.decoder.net.layers[-1].bias
+    slope = torch.autograd.grad(loss, bias)[0]
+    torch.manual_seed(1)
+    z = patcher.posterior(torch.where(mask, 0, EVERY_IMAGE), y).rsample()
+    missing = ((EVERY_IMAGE - patcher.likelihood(z, y).mean) * ~mask).sum(0).flatten()
+    torch.testing.assert_close(slope, -missing)
+
+
+@needs_09
+def test_equation_9_11_pooled_intervals_hold_the_truth_as_often_as_they_say():
+    pooled = lift(CHAPTER_09, "pooled")["pooled"]
+    estimates, variances = torch.randn(6).double(), torch.rand(6).double()
+    mean, total = pooled(estimates, variances)
+    torch.testing.assert_close(mean, estimates.sum() / 6)
+    torch.testing.assert_close(total, variances.mean() + 7 / 6 * ((estimates - mean) ** 2).sum() / 5)
+    # A normal mean of which 60 of 100 values are missing at random, imputed properly: the mean is drawn as well.
+    inside, alone = 0, 0
+    for _ in range(600):
+        seen = torch.randn(40).double()
+        centre = seen.mean() + torch.randn(20, 1).double() / 40**0.5
+        whole = torch.cat([seen.expand(20, -1), centre + torch.randn(20, 60).double()], 1)
+        mean, total = pooled(whole.mean(1), torch.full((20,), 1 / 100).double())
+        inside += bool(mean.abs() < 1.96 * total.sqrt())
+        alone += bool(whole[0].mean().abs() < 1.96 * 0.1)
+    assert abs(inside / 600 - 0.95) < 0.035 and alone / 600 < 0.85

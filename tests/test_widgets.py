@@ -19,8 +19,10 @@ from drive_panels import ends, positions
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from cvae_lib import plots, pretrained, strokes, widgets
+from cvae_lib.conditions import Observed
 from cvae_lib.laboratory import LinearGaussian
 from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.priors import tempered_sample
 from cvae_lib.widgets import Choice, Count, Panel, Slider, Text
 from cvae_lib.widgets.panel import NO_WIDGETS, WIDGET
 
@@ -89,6 +91,17 @@ def nats(picture: plots.Picture) -> dict[str, float]:
     """Read log p, gap and ELBO off a picture of the bound."""
     words = [text.get_text() for text in picture.figure.axes[1].texts]
     return {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+@pytest.fixture(scope="module")
+def patcher() -> CVAE:
+    """A model that is told an observed part, untrained."""
+    torch.manual_seed(3)
+    return CVAE(CVAEConfig(condition="observed", latent_dim=3, hidden=(9,), prior="gaussian")).eval()
+
+
+def completions(patcher: CVAE) -> Panel:
+    return widgets.completion_panel(patcher, torch.rand(2, 1, 28, 28), ["a 7", "a 2"])
 
 
 def trainings() -> list[dict[str, Any]]:
@@ -564,8 +577,12 @@ def test_without_ipywidgets_the_still_is_shown_and_the_way_out_named(panel, monk
     assert capsys.readouterr().out.strip() == NO_WIDGETS
 
 
-@pytest.mark.parametrize("which", ["draw", "blend", "bound", "attributes", "caption", "trading", "training"])
-def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, model, plane, numbers, reader, curves):
+@pytest.mark.parametrize(
+    "which", ["draw", "blend", "bound", "attributes", "caption", "trading", "training", "completion"]
+)
+def test_every_control_says_what_it_is_and_every_still_what_moving_shows(
+    which, model, plane, numbers, reader, curves, patcher
+):
     panel = {
         "draw": lambda: widgets.draw_panel(model),
         "blend": lambda: widgets.blend_panel(model),
@@ -574,6 +591,7 @@ def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, 
         "caption": lambda: widgets.caption_panel(reader, ["a thin seven", "seven"]),
         "trading": lambda: widgets.trading_panel(*curves, "VAE"),
         "training": lambda: widgets.training_panel(trainings()),
+        "completion": lambda: completions(patcher),
     }[which]()
     panel.live()
     for name, control in panel.controls.items():
@@ -587,6 +605,38 @@ def test_every_control_says_what_it_is_and_every_still_what_moving_shows(which, 
 def test_the_handle_of_a_slider_stands_out_from_jupyterlabs_page(page):
     handle = Slider("how far", 0.0, 1.0, 0.1, 0.5).widget(ipywidgets.Layout()).style.handle_color
     assert contrast(handle, page) >= 3  # what the guidelines ask of the parts of a control
+
+
+def test_the_completion_panel_keeps_what_is_seen_and_draws_the_rest(patcher):
+    image = torch.rand(1, 28, 28)
+    drive(completions(patcher))
+    for seen in widgets.SEEN:
+        shares = [widgets.observed_part(seen, share, (28, 28)) for share in (0.0, 0.1, 0.3, 0.7, 1.0)]
+        assert all((less <= more).all() for less, more in itertools.pairwise(shares))
+        assert not shares[0].any() and shares[-1].all()
+        for share, mask in zip((0.1, 0.3, 0.7), shares[1:4], strict=True):
+            assert float(mask.float().mean()) == pytest.approx(share, abs=0.04)
+            images = widgets.completed(patcher, image, mask, 4, seed=1)
+            assert torch.equal(images[:, mask], image[mask].expand(4, -1))
+            y = Observed(image.expand(4, -1, -1, -1), mask.expand(4, -1, -1, -1))
+            z = tempered_sample(patcher.prior(y), generator=torch.Generator().manual_seed(1))
+            torch.testing.assert_close(images[:, ~mask], patcher.likelihood(z, y).mean[:, ~mask])
+            assert images[:, ~mask].std(0).max() > 0
+            other = widgets.completed(patcher, torch.where(mask, image, 1 - image), mask, 4, seed=1)
+            assert torch.equal(images, other)  # what is hidden is never read
+    grey = widgets.shown(image[None], shares[0][None])
+    assert grey.unique().numel() == 1 and torch.equal(widgets.shown(image[None], shares[-1][None]), image[None])
+
+
+def test_completions_that_cannot_be_drawn_are_refused(patcher, model):
+    images = torch.rand(2, 1, 28, 28)
+    with pytest.raises(ValueError, match="one name for each of its 2 images"):
+        widgets.completion_panel(patcher, images, ["a 7", "a 7"])
+    with pytest.raises(ValueError, match="told an observed part"):
+        widgets.draw_completions(model, images[0], widgets.SEEN[0], 0.5)
+    for seen, share in (("sideways", 0.5), (widgets.SEEN[1], 1.5)):
+        with pytest.raises(ValueError, match="a share lies in"):
+            widgets.observed_part(seen, share, (28, 28))
 
 
 def test_curves_that_cannot_be_walked_are_refused(curves):
