@@ -801,3 +801,5 @@ plots.digit_grid(
 #   IEEE Transactions on Information Theory 19
 #
 # **Exercises:** [two bills, an exchange rate, and a rate made to order](../exercises/08_rate_distortion.ipynb).
+#
+# **Next:** [09 · Filling in and translating images](09_filling_in_and_translating.ipynb)

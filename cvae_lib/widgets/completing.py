@@ -33,7 +33,7 @@ def observed_part(seen: str, share: float, shape: tuple[int, int]) -> Bool[Tenso
     down, across = (torch.arange(size)[:, None] + 0.5 for size in shape)  # pixels are observed by their centres
     noise = torch.rand(height, width, generator=torch.Generator().manual_seed(0))
     off = torch.maximum((down / height - 0.5).abs(), (across.T / width - 0.5).abs())  # 0 in the middle, 1/2 at the rim
-    wanted = {
+    wanted: dict[str, Tensor] = {
         SEEN[0]: noise < share,
         SEEN[1]: (share * width > across.T).expand(height, width),
         SEEN[2]: (down > (1 - share) * height).expand(height, width),
