@@ -79,8 +79,8 @@ for what, table in {
 #
 # Sohn, Lee and Yan, who introduced the conditional VAE in 2015, measured this on MNIST: one, two or three quadrants of a digit are observed and are $y$; the
 # others are $x$. There are choices that a table of results should state, so here are ours. The **split** is 50,000 / 10,000 / 10,000, and the
-# test images judge and decide nothing else. **Observed** are the bottom left quadrant; the left half; all but the bottom right. (The paper does not say
-# which; a public reproduction, of which more below, took these.) And the **pixels**: $y$ is the grey levels as they are; what happens to $x$ has a section of its own.
+# test images judge and decide nothing else. **Observed** are the bottom left quadrant; the left half; all but the bottom right,
+# as in the public reproduction of which more below. And the **pixels**: $y$ is the grey levels as they are; what happens to $x$ has a section of its own.
 
 
 # %%
@@ -387,7 +387,7 @@ for pixels in ("grey", "stochastic", "threshold"):
 # chance to fit the toss. It is Jensen's inequality again.)
 # </details>
 #
-# That is many times what separates good models from bad. And the first two have a floor that no model can go below. A pixel
+# That is many times the distance between two good models. And the first two have a floor that no model can go below. A pixel
 # with grey level $g$ costs at least its own entropy: as a coin that shows white with probability $g$, on average; and as a grey value in a
 # cross-entropy, always.
 #
@@ -402,7 +402,7 @@ for q, published in zip(columns, (63.91, 44.73, 20.95), strict=True):
     print(f"{published - floor:.2f} and {ours - floor:.2f} nats above it")
 
 # %% [markdown]
-# More than half of every published number is the greyness of ink, about which no model can do anything. Compare models by what is above it.
+# If the published numbers are for grey levels or coins, as ours are, then more than half of each is the greyness of ink, about which no model can do anything. Compare models by what is above it.
 #
 # ## Is y used? Is z used?
 #
@@ -423,13 +423,10 @@ print(f"y of another image costs {lost_y:.0f} nats, z of another image {lost_z:.
 # recorded models draw 20 completions of each image:
 
 # %%
+print("observed   standard deviation of a pixel   distance of two completions")
 for q in columns:
-    told = (str(records.band(record, f"cvae_{q}_{what}")) for what in ("spread", "distance"))
-    print(
-        "{} observed: standard deviation of a pixel {}, distance of two completions {}".format(
-            q, *told
-        )
-    )
+    told = (records.band(record, f"cvae_{q}_{what}") for what in ("spread", "distance"))
+    print(f"{q:<10}", *(f"{band!s:>29}" for band in told))
 
 # %% [markdown]
 # **Diversity shrinks as more is observed**, as it should: what is seen leaves less open. A model whose diversity did not depend on $y$ would
@@ -477,7 +474,7 @@ def any_mask(count):
 # %% [markdown]
 # Here $y$ says very different amounts, from almost nothing to almost everything, so the prior has work to do: what $z$ may be after three pixels, and after
 # six hundred. Give it a network as deep as the encoder's, with the two habits of chapter 06 (start at the standard normal, bound the log-variance); and do *not* tell $y$ to
-# the decoder, so that all that is known of the image has to be in $z$.
+# the decoder, so that all that is known of the image has to be in $z$: the layout that chapter 06 called *alone*.
 
 
 # %%
