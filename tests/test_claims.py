@@ -505,6 +505,8 @@ def test_chapter_09_prior_monte_carlo_needs_many_more_samples_than_importance_sa
                 values = [curve[count] for count in sorted(curve)]
                 assert values == sorted(values, reverse=True)
             assert prior[100] - importance[100] > 1  # nats
+        short = [run[f"cvae_{q}_prior_10000"] - run[f"cvae_{q}_importance_1000"] for q in (1, 2, 3)]
+        assert short == sorted(short, reverse=True) and short[0] > 1  # "the closer the more is observed"
 
 
 # --- chapter 09: any mask

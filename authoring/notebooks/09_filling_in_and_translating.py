@@ -279,7 +279,7 @@ picture = plots.curves(
     lines,
     "Six curves over the number of samples on a logarithmic axis, two for each number of observed quadrants. Those of "
     "importance sampling fall a little and are flat from a hundred samples on. Those of prior Monte Carlo start tens of nats "
-    "higher. With three quadrants observed the two meet; with one they have not met at ten thousand samples.",
+    "higher, and come the closer the more is observed; with one quadrant they are still apart at ten thousand samples.",
     x=(1, 10, 100, 1000, 10_000),
     x_label="samples K",
     y_label="estimate of -log p(x|y), nats",
