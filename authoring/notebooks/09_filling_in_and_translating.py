@@ -564,6 +564,8 @@ plots.digit_grid(
 # %% [markdown]
 # *Figure 9.3. One model, four masks it had not seen: an image, what is left of it, eight completions. What was observed is pasted in.*
 #
+# (The model is trained on tossed pixels, as `fit` does if nothing is said, and judged on them below. The pictures show thresholded ones, which are easier on the eye.)
+#
 # The white specks in the last row are such observed paper, and the completion drew ink around it: there model and observation disagree. Everything that is known of the image had to go through 24 numbers, and the rim of a stroke does not
 # quite get through.
 
