@@ -2,7 +2,7 @@
 
     python benchmarks/studies/quadrants.py                # writes cvae_lib/records/quadrants.json
     python benchmarks/studies/quadrants.py --minutes 3    # starts no piece after three minutes; call it again
-    python benchmarks/studies/quadrants.py --backwards    # last piece first, to work beside the first
+    python benchmarks/studies/quadrants.py --backwards    # last pieces first, to work beside the first
 
 Trained models and finished pieces lie in a folder of their own (--kept), so a study that was stopped goes on where it
 was. The task is that of Sohn, Lee and Yan 2015 (NeurIPS), "Learning structured output representation using deep
@@ -288,11 +288,12 @@ def run(seed: int, kept: Path) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Go on with the study, and write the record when all of it is there."""
     parser = keeping.arguments("quadrants", "09")
-    parser.add_argument("--backwards", action="store_true", help="last piece first, to work beside another process")
+    parser.add_argument("--backwards", action="store_true", help="last pieces first, to work beside another process")
     options = parser.parse_args(arguments)
     trainings, questions = pieces(options.kept)
     if options.backwards:
-        trainings, questions = trainings[::-1], questions[::-1]
+        trainings = [piece for kind in KINDS for piece in trainings[::-1] if piece[0].name.startswith(kind)]
+        questions.reverse()
     if not keeping.all_done(work(trainings + questions), options.minutes):
         return 0
     if not all(path.exists() for path, _, _ in trainings + questions):
