@@ -7,6 +7,15 @@
 Trained models and finished pieces lie in a folder of their own (--kept), so a study that was stopped goes on where it
 was. The task is that of Sohn, Lee and Yan 2015 (NeurIPS), "Learning structured output representation using deep
 conditional generative models"; which quadrants are observed follows its public reproductions.
+
+The recipe was chosen with the bottom left observed, seed 0, on 2,000 validation images (K = 100, grey levels, nats):
+
+    68.8  two layers of 768, N(0, I) as prior, dropout 0.1, trained on binarised pixels, 12 epochs; on grey ones: 68.0
+    67.4  four layers of 512; with the observed pixels binarised too: 68.1
+    65.5  and a mixture of 10 as prior, twice the learning rate, 10 epochs
+    64.1  and batches of 128, grey pixels, no dropout; with small affine warps of the training images: 65.6
+    63.6  and 30 components, a shallower encoder, 11 epochs; 18 epochs: 63.3; with dropout 0.1: 63.8
+    63.0  and three epochs more on the importance-weighted bound
 """
 
 import functools
