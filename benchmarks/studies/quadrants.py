@@ -215,9 +215,9 @@ def likelihood(kind: str, quadrants: int, folder: Path) -> dict[str, Any]:
     return found
 
 
-def convergence(quadrants: int, folder: Path) -> dict[str, Any]:
-    """Return what three estimators of the CVAE's -log p(x|y) say of the same images as their samples grow."""
-    model, (test, y) = loaded("cvae", quadrants, folder), sets(quadrants)["test"]
+def convergence(kind: str, quadrants: int, folder: Path) -> dict[str, Any]:
+    """Return what three estimators of -log p(x|y) say of the same images as their samples grow."""
+    model, (test, y) = loaded(kind, quadrants, folder), sets(quadrants)["test"]
     some, y = test.subset(slice(CURVE)), y[:CURVE]
     settings: dict[str, Any] = {"y": y, "pixels": "grey"}
     found = {"elbo_few": evaluation.rate_distortion(model, some, **settings).total.mean}
@@ -245,20 +245,17 @@ def spread(kind: str, quadrants: int, folder: Path) -> dict[str, Any]:
 
 def pieces(kept: Path) -> tuple[list[Piece], list[Piece]]:
     """List the trainings, and what is asked of the trained: where each is kept, what it does, what it waits for."""
-    trainings: list[Piece] = []
-    questions: list[Piece] = []
     every = [(kind, quadrants, seed) for kind in KINDS for seed in SEEDS for quadrants in QUADRANTS]
-    for kind, quadrants, seed in every:
-        folder = kept / f"{kind}_{quadrants}-{seed}"
-        done = keeping.place(kept, f"{kind}_{quadrants}_training", seed)
-        trainings.append((done, functools.partial(train, kind, quadrants, seed, folder), None))
-        asked = {"likelihood": functools.partial(likelihood, kind, quadrants, folder)}
-        if kind == "cvae":
-            asked["convergence"] = functools.partial(convergence, quadrants, folder)
-        if kind != "deterministic":
-            asked["spread"] = functools.partial(spread, kind, quadrants, folder)
-        for name, question in asked.items():
-            questions.append((keeping.place(kept, f"{kind}_{quadrants}_{name}", seed), question, done))
+    folders = {each: kept / f"{each[0]}_{each[1]}-{each[2]}" for each in every}
+    done = {each: keeping.place(kept, f"{each[0]}_{each[1]}_training", each[2]) for each in every}
+    trainings: list[Piece] = [(done[each], functools.partial(train, *each, folders[each]), None) for each in every]
+    questions: list[Piece] = []
+    for question, kinds in ((likelihood, KINDS), (spread, ("cvae", "gsnn")), (convergence, ("cvae",))):
+        for kind, quadrants, seed in every:
+            if kind in kinds:
+                path = keeping.place(kept, f"{kind}_{quadrants}_{question.__name__}", seed)
+                each = (kind, quadrants, seed)
+                questions.append((path, functools.partial(question, kind, quadrants, folders[each]), done[each]))
     return trainings, questions
 
 
