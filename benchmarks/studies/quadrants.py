@@ -250,7 +250,7 @@ def pieces(kept: Path) -> tuple[list[Piece], list[Piece]]:
     done = {each: keeping.place(kept, f"{each[0]}_{each[1]}_training", each[2]) for each in every}
     trainings: list[Piece] = [(done[each], functools.partial(train, *each, folders[each]), None) for each in every]
     questions: list[Piece] = []
-    for question, kinds in ((likelihood, KINDS), (spread, ("cvae", "gsnn")), (convergence, ("cvae",))):
+    for question, kinds in ((likelihood, KINDS), (spread, ("cvae",)), (convergence, ("cvae",))):
         for kind, quadrants, seed in every:
             if kind in kinds:
                 path = keeping.place(kept, f"{kind}_{quadrants}_{question.__name__}", seed)
