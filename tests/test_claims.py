@@ -504,4 +504,4 @@ def test_chapter_09_prior_monte_carlo_needs_many_more_samples_than_importance_sa
             for curve in (prior, importance):
                 values = [curve[count] for count in sorted(curve)]
                 assert values == sorted(values, reverse=True)
-            assert prior[100] - importance[100] > 1  # nats
+            assert prior[100] - importance[100] > {1: 2, 2: 2, 3: 0.05}[quadrants]  # nats
