@@ -100,9 +100,9 @@ def test_fewer_samples_give_a_lower_bound():
 
 @pytest.mark.parametrize("proposal", ["posterior", "prior"])
 def test_both_proposals_converge_to_the_integral_along_nested_draws(proposal):
-    net, images = model(), scribbles()
+    net, images = model(), scribbles(20)
     exact = exact_log_likelihood(net, images.pixels(mode="threshold"), images.labels)
-    counts = [1, 10, 300, 20_000]
+    counts = [1, 10, 300, 8000]
     settings = {"proposal": proposal, "pixels": "threshold", "precision": "float32"}
     points = likelihood_by_samples(net, images, counts, **settings)
     assert (points[-1].per_example - exact).abs().max() < 0.05
@@ -112,7 +112,7 @@ def test_both_proposals_converge_to_the_integral_along_nested_draws(proposal):
         # The sum of the first weights is part of the sum of all: only so if the draws are nested.
         parts = fewer.per_example + math.log(k), more.per_example + math.log(counts[counts.index(k) + 1])
         assert (parts[1] > parts[0]).all()
-    assert log_likelihood(net, images, samples=20_000, **settings).mean == pytest.approx(means[-1], abs=0.02)
+    assert log_likelihood(net, images, samples=8000, **settings).mean == pytest.approx(means[-1], abs=0.04)
 
 
 @pytest.mark.parametrize("counts, message", [([], "not none"), ([0, 5], r"not \[0, 5\]"), ([5, 2], "must rise")])
