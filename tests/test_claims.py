@@ -511,6 +511,17 @@ def test_chapter_09_prior_monte_carlo_needs_many_more_samples_than_importance_sa
         assert short == sorted(short, reverse=True) and short[0] > 1  # "the closer the more is observed"
 
 
+def test_chapter_09_what_its_table_is_said_to_show():
+    for run in runs("quadrants"):
+        leads = {other: [run[f"cvae_{q}_over_{other}"] for q in (1, 2, 3)] for other in ("deterministic", "gsnn")}
+        for lead, said in zip(leads["deterministic"], (34, 16, 4.5), strict=True):
+            assert abs(lead - said) < 0.5
+        assert leads["gsnn"][0] > 20 and abs(leads["gsnn"][2] - 1.5) < 0.2
+        assert 101.88 - 6 < run["deterministic_1_nll"] < 101.88 - 5 and abs(run["deterministic_1_nll"] - 96.3) < 0.1
+        for q, published in PUBLISHED.items():
+            assert run[f"cvae_{q}_nll"] < published - 1
+
+
 # --- chapter 09: any mask
 
 KINDS_09 = ("pixels", "window", "quarters")
