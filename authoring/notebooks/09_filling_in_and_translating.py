@@ -339,7 +339,7 @@ for q in columns:
 # </details>
 #
 # (9.5) is (9.2) with $K = 1$. So the recorded GSNN gets a better chance: it maximises (9.2) with five draws, which does reward a $z$ that now and then hits the truth. Having no encoder it can only be judged by prior
-# Monte Carlo, here with 1,000 draws on 500 test images. By (9.4) that is too high a figure, so "over GSNN" is an upper limit. The CVAE's figures are by importance sampling, $K = 100$, on all test images; one answer needs no sampling.
+# Monte Carlo, here with 1,000 draws on 500 test images. By (9.4) that is too high a figure, so "over GSNN" is an upper limit. The CVAE's figures are by importance sampling, $K = 100$, on all test images (stochastic: 2,500); one answer needs no sampling.
 # Everybody was trained on grey levels. ± is the spread over seeds.
 
 # %%
