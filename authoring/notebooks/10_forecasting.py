@@ -1,0 +1,723 @@
+# %% [markdown]
+# # 10 · Forecasting
+#
+# *Condition on the past, and draw futures: are they the right ones?*
+#
+# {{ badges }}
+#
+# **Time:** {{ minutes }} on two CPU cores, most of it a dozen short trainings. **You need:** chapters 03 and 06; the observed part
+# of chapter 09; quantiles. There are no digits in this chapter, so no MNIST: one series is built in, and the other is
+# weekly CO2.
+#
+# By the end you can
+#
+# - score a forecast that is a whole distribution, by hand, and say what each score sees;
+# - test a forecaster where the truth is known exactly, path by path and branch by branch;
+# - show what a point forecast, an ensemble and a set of quantiles each cannot say;
+# - forecast from a window with holes;
+# - report a result on a real series without fooling yourself with overlapping windows.
+
+# %% tags=["install"]
+# {{ install }}
+
+# %%
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from cvae_lib import data, evaluation, plots, records, series, widgets
+from cvae_lib.conditions import Observed, ObservedCondition
+from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.training import fit
+
+torch.manual_seed(0)
+train, test = data.forks("train"), data.forks("test", count=2000)
+print(f"windows {tuple(train.windows.shape)}, futures {tuple(train.futures.shape)}, to train on")
+print(f"windows {tuple(test.windows.shape)}, futures {tuple(test.futures.shape)}, to test on")
+
+# %% [markdown]
+# ## A future that forks
+#
+# You have watched something for 24 steps, $y$, and want to know the next 12, $x$. So far this is chapter 03 with other shapes: a
+# condition, and a thing to draw. What is new is that **for every $y$ there is exactly one $x$**. There will never be a second test
+# image of the same label. How can anybody tell whether you drew from the right distribution?
+#
+# Begin with a series whose distribution is known. It swings like a damped pendulum that is pushed at random. After three steps the future takes
+# one of two ways, up or down, by a path $b$ that is always the same, and a coin decides. The coin is not fair, and how unfair it is can be read off the
+# window: what has been high lately is more likely to fall. The swing is Gaussian, so it has a conditional mean $m(y)$ and a conditional
+# covariance $S$ by the usual formulas, and all together
+#
+# $$p(x \mid y) = \pi(y)\, \mathcal N\big(x;\, m(y) + b,\; S\big) + \big(1 - \pi(y)\big)\, \mathcal N\big(x;\, m(y) - b,\; S\big). \tag{10.1}$$
+#
+# `series.law` knows all four. Three windows of the test set, with futures drawn from their law:
+
+# %%
+law = series.law(test.windows)
+generator = torch.Generator().manual_seed(0)
+true = law.sample(199, generator)  # (199, 2000, 12)
+chosen = [int((law.chance - chance).abs().argmin()) for chance in (0.1, 0.5, 0.9)]
+plots.fans(
+    [
+        plots.Fan(
+            f"chance of up {law.chance[n]:.2f}",
+            test.windows[n],
+            true[:, n],
+            future=test.futures[n],
+            paths=50,
+            bands=False,
+        )
+        for n in chosen
+    ],
+    "Three windows of 24 steps that swing, each with fifty futures of twelve steps. The futures stay together for three "
+    "steps and then part into two bundles, with nothing between them. On the left few go up, in the middle half, on the right most.",
+)
+
+# %% [markdown]
+# *Figure 10.1. Black: the window. Blue: fifty futures from its law (10.1). Green: the one that came.*
+#
+# Around each branch there is noise, and it is not new noise at every step: a future that is above its branch now is likely to be so a step later.
+# A good forecaster has to get four things right: where the branches are, how likely each is, how wide, and **which values go together**.
+
+# %% [markdown]
+# ## Scoring a distribution by one number that came
+#
+# Take one step of the future, a single number $x$. You forecast a distribution with the cumulative function $F$. The **continuous ranked
+# probability score** compares $F$ with the step that jumps from 0 to 1 at $x$:
+#
+# $$\mathrm{CRPS}(F, x) = \int \big(F(u) - 1[u \ge x]\big)^2 du = \mathbb E|X - x| - \tfrac12\, \mathbb E|X - X'|, \tag{10.2}$$
+#
+# with $X$ and $X'$ two independent draws from the forecast. Smaller is better, the unit is that of $x$, and for a forecast that is one
+# number it is the absolute error. It is *proper*: if $x$ really comes from $G$, no forecast has a lower mean score than $G$ itself
+# (Gneiting and Raftery 2007). The right-hand side says how. You pay for being far away, and the second term gives you back what spread alone
+# would make you pay.
+#
+# Both means are known for normals. With $\varphi$ and $\Phi$ the density and the cumulative function of the standard normal,
+# the mean distance of $\mathcal N(m, s^2)$ from zero is $A$, and a mixture of weights $w_i$ has the score
+#
+# $$A(m, s) = m\Big(2\Phi\Big(\frac ms\Big) - 1\Big) + 2s\,\varphi\Big(\frac ms\Big), \qquad
+# \mathrm{CRPS} = \sum_i w_i A(x - \mu_i, \sigma_i) - \tfrac12 \sum_{i,j} w_i w_j A\Big(\mu_i - \mu_j, \sqrt{\sigma_i^2 + \sigma_j^2}\Big). \tag{10.3}$$
+
+
+# %%
+def distance(m, s):  # E|m + s * noise|
+    u = m / s
+    density = torch.exp(-(u**2) / 2) / math.sqrt(2 * math.pi)
+    return m * torch.erf(u / math.sqrt(2)) + 2 * s * density
+
+
+def crps_of_law(law, x):  # (N, T)
+    up, s = law.chance[:, None], law.scale  # (N, 1), (T,)
+    rest = x - law.middle
+    miss = up * distance(rest - law.branch, s) + (1 - up) * distance(rest + law.branch, s)
+    same, other = (distance(m, math.sqrt(2) * s) for m in (0 * s, 2 * law.branch))
+    return miss - 0.5 * ((up**2 + (1 - up) ** 2) * same + 2 * up * (1 - up) * other)
+
+
+best = crps_of_law(law, test.futures)
+weights, means, scales = law.weights[:, None], law.means.mT, law.scale[:, None]
+theirs = evaluation.crps_gaussian_mixture(weights, means, scales, test.futures)
+print(f"the law's own CRPS: {best.mean():.4f}; largest difference to the library's", end=" ")
+print(f"{(best - theirs).abs().max():.0e}")
+
+# %% [markdown]
+# **No forecaster can beat that number** by more than luck. It is what the future itself leaves open.
+#
+# Most forecasters have no formula, and a CVAE has none. They give draws. With $M$ of them the obvious estimate is to average over all
+# pairs, $1/M^2$. But $M$ of those pairs are a draw with itself, at distance zero, so the spread comes out too small, and the score too
+# large. Leave them out, and it is right on average whatever $M$ is (Ferro 2014 calls it *fair*):
+#
+# $$\widehat{\mathrm{CRPS}} = \frac1M \sum_i |x_i - x| - \frac{1}{2M(M-1)} \sum_{i,j} |x_i - x_j|. \tag{10.4}$$
+#
+# **Predict first.** The same law, scored from 2, from 10 and from 100 of its draws, by the obvious estimate. By how much do they differ?
+
+
+# %%
+def crps_by_hand(draws, x, fair=True):  # (M, N, T), (N, T)
+    M = len(draws)
+    miss = (draws - x).abs().mean(0)
+    pairs = (draws[:, None] - draws).abs().sum((0, 1))  # each with each, (N, T)
+    return miss - pairs / (2 * M * (M - 1 if fair else M))
+
+
+some, x = slice(300), test.futures[:300]
+counts, found = (2, 4, 8, 16, 32, 64), {"all pairs": [], "fair, (10.4)": []}
+for count in counts:
+    for name, fair in (("all pairs", False), ("fair, (10.4)", True)):
+        found[name].append(crps_by_hand(true[:count, some], x, fair).mean().item())
+found["exact, (10.3)"] = [best[some].mean().item()] * len(counts)
+gap = crps_by_hand(true[:16, some], x) - evaluation.crps(true[:16, some], x)
+print(f"from 2 draws {found['all pairs'][0]:.3f}, from 64 {found['all pairs'][-1]:.3f}", end="; ")
+print(f"by hand and library differ by {gap.abs().max():.0e} at most")
+
+# %%
+plots.curves(
+    found,
+    "CRPS of the exact law against the number of draws, from 2 to 64. The estimate from all pairs starts far above the "
+    "exact value and comes down to it; the fair estimate is close to it from the start.",
+    x=counts,
+    x_label="draws M",
+    y_label="mean CRPS",
+    log_x=True,
+)
+
+# %% [markdown]
+# *Figure 10.2. One and the same forecast, scored from more and more of its draws.*
+#
+# <details><summary>Answer</summary>
+# The obvious estimate adds $\mathbb E|X - X'| / (2M)$. From two draws it is half as large again as it should be, from ten a tenth too large.
+# </details>
+#
+# Two forecasters scored with different $M$ by the obvious estimate are not compared at all. We use 199 draws, and the fair one.
+#
+# ### Twelve numbers at once
+#
+# CRPS looks at one step at a time. Shuffle the draws of each step, so that every path is nonsense, and it does not change. The **energy score**
+# replaces the distance of two numbers by that of two paths, and does see it:
+#
+# $$\mathrm{ES}(F, x) = \mathbb E\lVert X - x \rVert - \tfrac12\, \mathbb E\lVert X - X' \rVert. \tag{10.5}$$
+#
+# It is proper too, but it is known to see dependence only dimly (Pinson and Tastu 2013). So ask a plain question besides, one whose answer
+# depends on the whole path: what will the *mean* of the twelve steps be? That is one number, so CRPS can score it.
+
+
+# %%
+def energy_by_hand(draws, x):  # (M, N, T), (N, T)
+    M = len(draws)
+    miss = (draws - x).norm(dim=-1).mean(0)
+    pairs = (draws[:, None] - draws).norm(dim=-1).sum((0, 1))  # (N,)
+    return miss - pairs / (2 * M * (M - 1))
+
+
+def shuffled(draws):  # each step's draws in an order of their own
+    order = torch.rand(draws.shape).argsort(0)
+    return draws.gather(0, order)
+
+
+for name, draws in (("law", true[:64, some]), ("the same, shuffled", shuffled(true[:64, some]))):
+    crps, energy = crps_by_hand(draws, x).mean(), energy_by_hand(draws, x)
+    total = crps_by_hand(draws.mean(2), x.mean(1)).mean()
+    gap = (energy - evaluation.energy_score(draws, x)).abs().max()
+    print(f"{name:<19} CRPS {crps:.3f}, energy score {energy.mean():.3f}", end=", ")
+    print(f"CRPS of the mean over the path {total:.3f} (library within {gap:.0e})")
+
+# %% [markdown]
+# The same CRPS, a slightly larger energy score, and a quarter more or so for the mean of the path.
+#
+# ### Does it keep its promises?
+#
+# A score ranks forecasters; it does not say what is wrong. The simplest question is whether of the 80% intervals 80% hold the number that came.
+# Between which draws does such an interval run? If draws and $x$ come from one distribution, then $x$ is equally likely to fall into any
+# of the $M + 1$ gaps between the $M$ sorted draws, so
+#
+# $$P\big(x \le x_{(k)}\big) = \frac{k}{M + 1}. \tag{10.6}$$
+#
+# With $M = 199$ the central 80% runs from the 20th draw to the 180th. That is one reason for the odd number.
+
+
+# %%
+def share_inside(draws, x, level):  # (M, N, T), (N, T)
+    M = len(draws)
+    k = round((1 - level) / 2 * (M + 1))
+    ordered = draws.sort(0).values
+    inside = (ordered[k - 1] <= x) & (x <= ordered[M - k])
+    return inside.float().mean().item()
+
+
+mine = [share_inside(true, test.futures, level) for level in (0.5, 0.8, 0.95)]
+print("by hand:", *(f"{share:.1%}" for share in mine))
+for interval in evaluation.interval_coverage(true, test.futures):
+    print("library:", interval)
+
+# %% [markdown]
+# Coverage alone is cheap: always answer with the same wide interval, and it can be perfect. That is why the library prints the width beside it.
+# The rule is **sharp, as far as calibrated** (Gneiting, Balabdaoui and Raftery 2007), and the proper scores weigh the two.
+
+# %% [markdown]
+# ## One number
+#
+# The usual forecaster is a network and a squared error. It reads the window. A value may be missing, so it reads two rows, as in chapter 09:
+# the values, with zeros where they are not known, and the mask that says where. For now nothing is missing.
+
+
+# %%
+class Cut(NamedTuple):  # a series, cut into windows and what followed
+    windows: torch.Tensor  # (N, W)
+    mask: torch.Tensor  # (N, W), true where a value is known
+    futures: torch.Tensor  # (N, T)
+
+
+def seen(windows, mask):  # (B, W) each
+    return torch.cat([torch.where(mask, windows, 0.0), mask.float()], dim=1)  # (B, 2W)
+
+
+def whole(forks):
+    return Cut(forks.windows, torch.ones_like(forks.windows).bool(), forks.futures)
+
+
+known, unseen = whole(train), whole(test)
+
+
+# %%
+def trained(cut, outputs, loss, seed=0, epochs=20, held=None):
+    torch.manual_seed(seed)
+    inputs, horizon, width = 2 * cut.windows.shape[1], cut.futures.shape[1], 128
+    first, last = nn.Linear(inputs, width), nn.Linear(width, outputs * horizon)
+    net = nn.Sequential(first, nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
+    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+    best, kept = math.inf, None
+    for _ in range(epochs):
+        for rows in torch.randperm(len(cut.windows)).split(256):
+            optimiser.zero_grad()
+            loss(net(seen(cut.windows[rows], cut.mask[rows])), cut.futures[rows]).backward()
+            optimiser.step()
+        schedule.step()
+        if held is not None:  # keep the weights that are best on windows held out
+            with torch.no_grad():
+                now = loss(net(seen(held.windows, held.mask)), held.futures).item()
+            if now < best:
+                best, kept = now, copy.deepcopy(net.state_dict())
+    if kept is not None:
+        net.load_state_dict(kept)
+    return net
+
+
+# %% [markdown]
+# **Predict first.** Look at the middle window of Figure 10.1, the one with an even chance. Where will the network's forecast run? And which of the
+# three forecasts is of any use?
+
+
+# %%
+def squares(out, x):
+    return (out - x).square().mean()
+
+
+members = [trained(known, 1, squares, seed) for seed in range(5)]  # one now, five for later
+with torch.no_grad():
+    ensemble = torch.stack([net(seen(*unseen[:2])) for net in members])  # (5, 2000, 12)
+point = ensemble[0]
+
+# %%
+plots.fans(
+    [
+        plots.Fan(
+            f"chance of up {law.chance[n]:.2f}",
+            test.windows[n],
+            true[:, n],
+            paths=50,
+            bands=False,
+            lines={"point forecaster": point[n], "mean of the law": law.mean[n]},
+        )
+        for n in chosen
+    ],
+    "The three windows again, with a thick dashed line, the point forecast, and a dotted one, the mean of the law, which "
+    "lie on each other. In the middle panel they run between the two bundles, where no future goes; in the others they run inside the gap too, "
+    "nearer to the likelier bundle.",
+)
+
+# %% [markdown]
+# *Figure 10.3. The network has learned the mean of the law, and learned it well. No future looks like it.*
+#
+# <details><summary>Answer</summary>
+# Through the middle of the gap. None of the three is a future that could come; those on the left and right are nearer to one that could.
+# </details>
+#
+# It is no accident, and no lack of training. For any forecast $a$ of one number
+#
+# $$\mathbb E\big[(x - a)^2 \mid y\big] = \operatorname{Var}(x \mid y) + \big(a - \mathbb E[x \mid y]\big)^2, \qquad
+# \mathbb E[x \mid y] = m(y) + \big(2\pi(y) - 1\big)\, b. \tag{10.7}$$
+#
+# **The squared error asks for the mean, and the mean is a path that never happens.** How badly, the law can say itself:
+
+# %%
+density = law.log_prob(torch.stack([test.futures, point]))  # (2, 2000)
+print(f"log p(x|y) of the futures that came {density[0].mean():.1f} nats", end=", ")
+print(f"of the point forecasts {density[1].mean():.1f}")
+off = (point - test.futures)[:, -1].abs()
+print(f"last step: root mean square error {off.square().mean().sqrt():.2f}", end=", ")
+print(f"futures within 0.5 of the forecast: {(off < 0.5).float().mean():.1%}")
+even = (law.chance - 0.5).abs() < 0.1
+print(f"and where the chance is between 0.4 and 0.6: {(off[even] < 0.5).float().mean():.1%}")
+
+# %% [markdown]
+# Two repairs come to mind, and both are in wide use. **Add past errors:** forecast the mean, then add the errors the network made on other
+# windows, whole paths of them, drawn at random. And an **ensemble**: train five networks from different starts, and take their
+# disagreement for the uncertainty. Hold them against what the law says:
+
+
+# %%
+def table(name, draws):  # (M, N, T)
+    report = evaluation.forecast_report(draws, test.futures)
+    total = evaluation.crps(draws.mean(2), test.futures.mean(1)).mean()
+    off = (draws - law.middle) / law.branch[-1]  # the branches are at 1 and -1
+    between = (off[..., -1].abs() < 0.4).float().mean()
+    switching = (off[..., 7].sign() != off[..., -1].sign()).float().mean()
+    inside = " ".join(f"{each.share:4.0%}" for each in report.coverage)
+    print(f"{name:<20} {report.crps.mean:.3f}  {report.energy.mean:.3f}  {total:.3f}", end="   ")
+    print(f"{inside}    {between:5.1%}  {switching:6.1%}")
+
+
+with torch.no_grad():
+    errors = train.futures[:2000] - members[0](seen(*known[:2])[:2000])
+dressed = point + errors[torch.randint(len(errors), (199, len(point)))]  # (199, 2000, 12)
+now = test.windows[:, -1:].expand_as(point)
+print("                      CRPS  energy  of mean  50%  80%  95%   between  switching")
+for name, draws in (
+    ("law", true),
+    ("persistence", now.expand(2, -1, -1)),
+    ("point forecaster", point.expand(2, -1, -1)),
+    ("ensemble of five", ensemble),
+    ("point + past errors", dressed),
+):
+    table(name, draws)
+
+# %% [markdown]
+# Persistence says that everything stays as it is now. *Between* is the share of draws that end near the middle, at less than 0.4 of the way to either
+# branch; *switching* the share that is above the middle at step 8, when the fork is over, and below it at step 12, or the other way round.
+#
+# The ensemble's five members agree, and are wrong together: hardly anything falls between the lowest and the highest of them. **Their disagreement says what the
+# networks do not know about the mean. It says nothing of what the future leaves open.** Past errors do have two humps, but always the same two,
+# whatever $y$ is: hung onto the mean of a lopsided window, one hump lands in the gap and the other beyond the branch.
+
+# %% [markdown]
+# ## Many numbers
+#
+# Ask for quantiles then. The loss that asks for the quantile of level $\tau$ is lopsided, the **pinball**, and the mean pinball over
+# all levels is half the CRPS:
+#
+# $$\rho_\tau(x - a) = \max\big(\tau (x - a),\; (\tau - 1)(x - a)\big), \qquad \mathrm{CRPS}(F, x) = 2 \int_0^1 \rho_\tau\big(x - F^{-1}(\tau)\big)\, d\tau. \tag{10.8}$$
+#
+# So a network with 39 outputs a step, from 2.5% to 97.5%, is trained on the very thing it is scored by, and makes no assumption on the shape. **Predict
+# first.** Will its CRPS be near the law's? Its coverage? Its energy score?
+
+# %%
+levels = torch.linspace(0.025, 0.975, 39)
+
+
+def pinball(out, x):  # (B, T * 39), (B, T)
+    off = x[..., None] - out.unflatten(1, (-1, len(levels)))  # (B, T, 39)
+    return torch.maximum(levels * off, (levels - 1) * off).mean()
+
+
+def from_quantiles(out, count=199):  # one uniform number for each step of each draw
+    ends = out.unflatten(1, (-1, len(levels))).sort(-1).values  # crossed quantiles, put in order
+    place = torch.rand(count, *ends.shape[:2]) * 40 - 1
+    low = place.clamp(0, 37.999).long()
+    ends = ends.expand(count, -1, -1, -1)
+    ends = [ends.gather(-1, (low + i)[..., None])[..., 0] for i in (0, 1)]
+    return torch.lerp(*ends, (place - low).clamp(0, 1))
+
+
+quantiles = trained(known, 39, pinball)
+with torch.no_grad():
+    drawn = from_quantiles(quantiles(seen(*unseen[:2])))
+print("                      CRPS  energy  of mean  50%  80%  95%   between  switching")
+table("law", true)
+table("quantile regressor", drawn)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+# CRPS close to the law's, and honest intervals at every step. The energy score is far off.
+# </details>
+#
+# Step by step it is nearly right. But it was never told which quantile of step 8 goes with which of step 12, and a path needs that. Drawn
+# independently, **a third of its paths changes branches after the fork**, which futures hardly ever do, and the mean over the path is far too sure of
+# itself: what goes up and down at random cancels.
+
+# %%
+n = chosen[1]
+plots.fans(
+    [
+        plots.Fan("law", test.windows[n], true[:, n], paths=8),
+        plots.Fan("quantile regressor", test.windows[n], drawn[:, n], paths=8),
+    ],
+    "One window with an even chance, twice, with bands and eight draws. On the left, from the law, draws follow one branch or the other. On the right, "
+    "from the quantile regressor, the bands are the same and the draws jump from branch to branch at every step.",
+    columns=2,
+)
+
+# %% [markdown]
+# *Figure 10.4. Bands that agree, and paths that do not.* One can repair that afterwards, by taking ranks from past paths (a copula); then the dependence is that of the past on
+# average, and not that of $y$. And look at the bands: **a band cannot show a fork.** The 80% and 95% bands cover the gap, where nothing goes.
+# Whoever has to decide needs the paths.
+
+# %% [markdown]
+# ## Futures
+#
+# The CVAE draws a path at a time. There is nothing new in it: the condition is what is known of the window, $c = [m \odot y,\, m]$ with the mask $m$; the
+# prior $p(z \mid y)$ is learned, as in chapter 06; the likelihood is Gaussian, with a scale for every step from the decoder. To forecast is to draw twice:
+#
+# $$p(x \mid y) = \int p_\theta(x \mid z, y)\, p_\psi(z \mid y)\, dz: \qquad z \sim p_\psi(z \mid y), \quad x \sim p_\theta(x \mid z, y). \tag{10.9}$$
+#
+# In training we hide values of half of the windows at random, each window with a share of its own, so that one network learns all masks.
+# To the library a future is an image of one row, whose pixels are real numbers.
+
+
+# %%
+def told(windows, mask):  # (B, W) each
+    return Observed(windows[:, None, None], mask[:, None, None])  # an image of one row
+
+
+def some_hidden(mask):
+    share = 0.6 * torch.rand(len(mask), 1) * (torch.rand(len(mask), 1) < 0.5)
+    return mask & (torch.rand(mask.shape) >= share)
+
+
+def cvae(cut, prior, steps, width=128, **settings):
+    torch.manual_seed(0)
+    shape = {"image_shape": (1, 1, cut.futures.shape[1]), "latent_dim": 8, "where": "every"}
+    shape |= {"hidden": (width, width), "prior": prior, "components": 4, "likelihood": "real"}
+    window = ObservedCondition((1, 1, cut.windows.shape[1]), flat=True)
+    model = CVAE(CVAEConfig(**shape), window)
+
+    def y(batch):
+        return told(cut.windows[batch.index], some_hidden(cut.mask[batch.index]))
+
+    plan = {"steps": steps, "learning_rate": 4e-3, "precision": "float32", "seed": 0}
+    fit(model, data.SeriesSet.of(cut.futures), y=y, log_every=10**6, **plan, **settings)
+    return model.eval()
+
+
+@torch.no_grad()
+def paths(model, y, count=199):
+    z = model.prior(y).sample((count,))  # (count, B, D)
+    return model.likelihood(z, y).sample()[:, :, 0, 0]  # (count, B, T)
+
+
+# %% [markdown]
+# Two of them, alike but for the prior: one Gaussian, or a mixture of four. **Predict first.** Latents are Gaussian, and the future forks. What will the
+# first one do about it, and where will it show?
+
+# %%
+models = {prior: cvae(known, prior, 1500) for prior in ("gaussian", "mixture")}
+y = told(*unseen[:2])
+drawn = {prior: paths(model, y) for prior, model in models.items()}
+
+# %%
+print("                      CRPS  energy  of mean  50%  80%  95%   between  switching")
+table("law", true)
+for prior, draws in drawn.items():
+    table(f"CVAE, {prior}", draws)
+
+# %%
+n = chosen[1]
+plots.fans(
+    [
+        plots.Fan("law", test.windows[n], true[:, n], paths=40, bands=False),
+        *(
+            plots.Fan(f"CVAE, {prior} prior", test.windows[n], draws[:, n], paths=40, bands=False)
+            for prior, draws in drawn.items()
+        ),
+    ],
+    "The window with an even chance, three times, with forty draws each: from the law in two clean bundles, from the CVAE with a Gaussian prior in two bundles "
+    "with a few paths between them, from the CVAE with a mixture prior in two clean bundles.",
+)
+
+# %% [markdown]
+# *Figure 10.5. Forty draws each.*
+#
+# <details><summary>Answer</summary>
+# z is one connected hill, so the decoder has to cut it: on one side of a line the paths go up, on the other down. It is smooth, so the cut has a width, and the z
+# in it give paths between the branches.
+# </details>
+#
+# A Gaussian prior can leave a share of its draws in the gap, and does. **A mixture has its humps in $p(z \mid y)$ already**: there the weights can be
+# the chances, and no decoder has to cut anything.
+#
+# ### Both branches, in the right proportion?
+#
+# The hardest of the four things: is *this* window's chance right? Sort the windows by their true chance into five groups, and count draws.
+
+# %%
+fifth = (5 * law.chance).long().clamp(max=4)
+asked = [law.chance[fifth == k].mean().item() for k in range(5)]
+went = {"law": asked}
+for prior, draws in drawn.items():
+    up = (draws - law.middle)[..., -1] > 0  # (199, 2000)
+    share = up.float().mean(0)
+    went[f"CVAE, {prior} prior"] = [share[fifth == k].mean().item() for k in range(5)]
+    rough = (share - law.chance).square().mean().sqrt()
+    off = max(abs(a - b) for a, b in zip(went[f"CVAE, {prior} prior"], asked))
+    print(f"{prior:<9} overall {up.float().mean():.3f} up, by the law {law.chance.mean():.3f};", end=" ")
+    print(f"worst group off by {off:.3f}; window by window {rough:.3f} (root mean square)")
+
+# %%
+plots.curves(
+    went,
+    "The share of draws that go up against the true chance, in five groups from 0.1 to 0.9. The law is the diagonal; the CVAE with the mixture "
+    "prior lies on it, that with the Gaussian prior a little off it.",
+    x=asked,
+    x_label="chance of up, by the law",
+    y_label="share of draws that go up",
+)
+
+# %% [markdown]
+# *Figure 10.6. How often each CVAE goes up, and how often it should. (With 199 draws a window's own share is uncertain by up to 0.035, so of the
+# figure "window by window" most is counting.)*
+#
+# ### Is y used? Is z used?
+
+# %%
+futures = data.SeriesSet.of(test.futures)
+for prior, model in models.items():
+    print(f"{prior}: {evaluation.is_y_used(model, futures, y=y)}")
+    print(f"{'':<{len(prior)}}  {evaluation.is_z_used(model, futures, y=y)}")
+    bound = evaluation.log_likelihood(model, futures, y=y, samples=100, precision="float32")
+    print(f"{'':<{len(prior)}}  log p(x|y) at least {bound} nats; the law's {density[0].mean():.2f}")
+
+# %% [markdown]
+# Both are. (The steps are no pixels, and the changes are in units of the series; swapping $z$ between windows is drastic here, since the decoder's
+# noise is small.) The likelihood is the strictest judge: at a few per cent of CRPS both models are still nats away from the law. CRPS forgives what is small in
+# the unit of the series; the logarithm forgives nothing.
+#
+# ### Over seeds
+#
+# Everything above is one run. The record has three of each, with 5,000 test windows.
+
+# %%
+record = records.load("forecasting")
+names = {"law": "truth", "persistence": "persistence", "point forecaster": "point"}
+names |= {"ensemble of five": "ensemble", "point + past errors": "errors"}
+names |= {"quantile regressor": "quantiles", "CVAE, Gaussian": "gaussian", "CVAE, mixture": "mixture"}
+
+
+def over_seeds(task, names, figure):
+    return {name: [run[f"{task}_{key}_{figure}"] for run in record["runs"]] for name, key in names.items()}
+
+
+plots.seed_dots(
+    {
+        "CRPS": over_seeds("known", names, "crps"),
+        "energy score": over_seeds("known", names, "energy"),
+        "CRPS of the path's mean": over_seeds("known", names, "total"),
+    },
+    "Three panels with a row for each forecaster and a dot for each of three runs. The law is best in all; the CVAE with the mixture prior is next to it in all three, "
+    "the Gaussian one a little behind. The quantile regressor is as close by CRPS and far by the other two. Persistence, point forecaster and ensemble are far behind in all.",
+)
+
+# %% [markdown]
+# *Figure 10.7. The known series, three recorded runs each.*
+
+# %%
+exact = records.band(record, "known_truth_exact").mean
+print("recorded             CRPS above the law's      inside 50%, 80%, 95%     between  switching")
+for name, key in names.items():
+    runs = over_seeds("known", {name: key}, "crps")[name]
+    above = " ".join(f"{run / exact - 1:6.1%}" for run in runs)
+    inside = " ".join(f"{records.band(record, f'known_{key}_inside_{level}').mean:6.1%}" for level in (50, 80, 95))
+    rest = [records.band(record, f"known_{key}_{figure}").mean for figure in ("between", "switching")]
+    print(f"{name:<20} {above}    {inside}    {rest[0]:6.1%}   {rest[1]:6.1%}")
+for key in ("gaussian", "mixture"):
+    worst = [max(abs(run[f"known_{key}_share_{k}"]) for k in range(5)) for run in record["runs"]]
+    print(f"CVAE, {key}: share of draws going up, worst group off by", *(f"{off:.3f}" for off in worst))
+
+# %% [markdown]
+# **The bar was 5% of CRPS and three points of proportion, and the mixture clears both in every run.** The Gaussian prior's weakness is in the columns that CRPS does not see.
+
+# %% [markdown]
+# ## Windows with holes
+#
+# Some values were not measured; the last ones perhaps, since the report is late. What should the forecast be? Not the same, and not a guess:
+# everything the hidden values $h$ might have been, each weighed by how likely it is given what was seen, $o$:
+#
+# $$p(x \mid o) = \int p(x \mid o, h)\, p(h \mid o)\, dh. \tag{10.10}$$
+#
+# For the known series that is exact too. `series.filled` draws $h$ from its conditional Gaussian; each completed window has its law, and one draw from each law is a draw from
+# (10.10). The chance of the fork is now uncertain itself.
+#
+# The CVAE needs none of this. It reads the mask, and was trained on windows with holes, so (10.10) is what its loss asks it to learn.
+
+
+# %%
+def exact_law(windows, mask, count=199):
+    filled = series.filled(windows, mask, count)  # (count, N, 24)
+    futures = series.law(filled.flatten(0, 1)).sample(1)[0]
+    return futures.unflatten(0, filled.shape[:2])
+
+
+def by_cvae(windows, mask):
+    return paths(models["mixture"], told(windows, mask), 199)
+
+
+by_chance = {f"up with {law.chance[n]:.2f}": test.windows[n] for n in chosen}
+widgets.forecast_panel(by_chance, {"CVAE": by_cvae, "exact law": exact_law})
+
+# %% [markdown]
+# *Figure 10.8. In a running notebook, a panel: choose a window, and hide its last values one after another. Blue: the CVAE's forecast, and its spread at the last step;
+# orange: the exact law given what is left. On a still page, the first window with 0, 6 and 12 values hidden.*
+#
+# With nothing hidden this window goes down, almost surely. Hide the last six, and it cannot be sure: the coin reads the last eight. And the fan does not begin at
+# a point any more, because nobody knows where the series is now.
+#
+# **What if you fill the holes first**, with the last value seen, and forecast as if nothing had been missing? **Predict first:** what happens to the CRPS, and
+# what to the 80% intervals?
+
+# %%
+print("recorded       law: CRPS  80%   CVAE, told the mask: CRPS  80%    filled first: CRPS  80%")
+for hidden in (0, 4, 8, 12):
+    found = [
+        records.band(record, f"known_hidden_{hidden}_{who}_{figure}").mean
+        for who in ("law", "model", "stand_in")
+        for figure in ("crps", "inside_80")
+    ]
+    cells = [f"{score:.3f} {share:4.0%}" for score, share in zip(found[::2], found[1::2])]
+    print(f"{hidden:>2} hidden           {cells[0]}                   {cells[1]}             {cells[2]}")
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+# The CRPS gets much worse, and the intervals promise far too much: the network believes values that nobody measured.
+# </details>
+#
+# Told the mask, the CVAE stays near the law however much is hidden from the end, though its training hid values at random and hardly ever so many in a row.
+
+# %% [markdown]
+# ## A real series
+#
+# Weekly CO2 at Mauna Loa, 1958 to 2001, in parts per million. The record is in the public domain and comes with the library statsmodels; 59 weeks were never measured. (If
+# statsmodels is not there, the next cell says so and simulates a record like it. The text below is about the real one.)
+
+# %%
+record_co2 = data.weekly()
+years, ppm = record_co2.years, record_co2.values
+print(f"{record_co2.name}: {len(ppm)} weeks, {int(ppm.isnan().sum())} of them missing")
+spans = {"fitted": (1958.2, 1980), "held": (1980, 1985), "tested": (1985, 2002)}
+plots.timeline(
+    years,
+    ppm,
+    "Weekly CO2 from 1958 to 2001, rising from 315 to 370 ppm with a yearly wave of 6 ppm. Ticks along the foot mark the missing weeks, most of "
+    "them before 1968. Three shaded parts: fitted until 1980, held out until 1985, tested after.",
+    spans=spans,
+    y_label=record_co2.unit,
+)
+
+# %% [markdown]
+# *Figure 10.9. The record; ticks along the foot are weeks without a measurement.*
+#
+# Three decisions matter more than any network.
+#
+# - **Split in time.** A random split would put next week into the training set.
+# - **Look back only.** The level never comes back: 370 ppm were not seen before 1980. So a window and its future are taken relative to the last value of the window,
+#   and divided by a scale that is measured *on the part that is fitted*. Mean and standard deviation of the whole record would tell the past about the future.
+# - **Score in the series' own unit.** Parts per million mean something to somebody; deviations do not.
+#
+# A window is 56 weeks, a bit more than a year, the future is 26.
+
+# %%
+windows, futures, mask = data.sliding(ppm, 56, 26)
+begin, end = years[: len(windows)], years[81:]  # when a window begins, and its future ends
+usable = futures.isfinite().all(1) & mask[:, -1] & (mask.float().mean(1) > 0.5)
+last = windows[:, -1:]
+when = {"fit": end < 1980, "held": (begin >= 1979) & (end < 1985), "test": begin >= 1985}
+unit = (futures - last)[usable & when["fit"]].std()
+cuts = {}
+for name, rows in when.items():
+    rows = rows & usable
+    level = last[rows]
+    cuts[name] = Cut((windows[rows] - level) / unit, mask[rows], (futures[rows] - level) / unit)
+    print(f"{name}: {int(rows.sum())} windows, {(~mask[rows]).float().mean():.1%} of their values missing")
+
+# %% [markdown]
+# Hundreds of windows, but neighbours share all weeks but one. The test part holds {{ }}
