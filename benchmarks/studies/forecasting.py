@@ -27,13 +27,15 @@ SEEDS = (0, 1, 2)
 SAMPLES, MEMBERS = 200, 5
 LEVELS = torch.linspace(0.025, 0.975, 39)
 HIDDEN_ENDS = (0, 4, 8, 12)
+MOST_LATE = 16
 YEAR = 52
 WEEKLY_WINDOW, WEEKLY_HORIZON = YEAR + 4, 26
 FIT_UNTIL, HELD_UNTIL = 1980.0, 1985.0
 PROTOCOL = (
     f"Known series: cvae_lib.series; {series.COUNTS['train']} training windows of {series.WINDOW}, the last 2,000 "
     f"held out for past errors, {series.COUNTS['test']} test windows; in half of a batch's windows each value is "
-    "hidden with a probability of their own, up to 0.6. CVAE: MLPs of two hidden layers of 128, D = 8, concatenation "
+    "hidden with a probability of their own, up to 0.6, and for a CVAE the last 1 to 16 values of a quarter of them "
+    "(scattered: not so). CVAE: MLPs of two hidden layers of 128, D = 8, concatenation "
     "in every block, Gaussian likelihood with a scale for each step from the decoder, prior a conditional mixture of "
     "four Gaussians (or one Gaussian); 2,000 steps of 256, one-cycle Adam 4e-3, float32. Other networks: the same MLP "
     f"without skips, 2,000 steps; quantile regressor: {len(LEVELS)} levels, sorted; ensemble: {MEMBERS} point "
@@ -71,12 +73,14 @@ class Part:
         return torch.cat([torch.where(mask, self.windows[index], 0.0), mask.float()], 1)
 
 
-def hiding(mask: Tensor, some: bool) -> Tensor:
-    """Hide values of half of the windows, each with a probability of its own."""
-    if not some:
-        return mask
+def hiding(mask: Tensor, ends: bool) -> Tensor:
+    """Hide values of half of the windows, each with a probability of its own; with ``ends``, of a quarter the last."""
     share = 0.6 * torch.rand(len(mask), 1) * (torch.rand(len(mask), 1) < 0.5)
-    return mask & (torch.rand(mask.shape) >= share)
+    seen = mask & (torch.rand(mask.shape) >= share)
+    if ends:
+        late = torch.randint(1, MOST_LATE + 1, (len(mask), 1)) * (torch.rand(len(mask), 1) < 0.25)
+        seen = seen & (torch.arange(mask.shape[1]) < mask.shape[1] - late)
+    return seen
 
 
 def known() -> dict[str, Part]:
@@ -142,7 +146,8 @@ def trained(
     for step in range(steps):
         rows = torch.randint(len(part), (256,))
         optimiser.zero_grad()
-        loss(net(part.flat(rows, hiding(part.mask[rows], not stops))), part.futures[rows]).backward()
+        seen = part.mask[rows] if stops else hiding(part.mask[rows], ends=False)
+        loss(net(part.flat(rows, seen)), part.futures[rows]).backward()
         optimiser.step()
         schedule.step()
         if stops and step % 25 == 24:
@@ -173,7 +178,7 @@ def paths_of_cvae(model: CVAE, y: Observed, mean: bool = False) -> Tensor:
     return (x.mean if mean else x.sample())[:, :, 0, 0]
 
 
-def cvae(parts: dict[str, Part], prior: str, seed: int, steps: int, stops: bool) -> CVAE:
+def cvae(parts: dict[str, Part], prior: str, seed: int, steps: int, stops: bool, ends: bool = True) -> CVAE:
     """Train a CVAE on windows and futures."""
     torch.manual_seed(seed)
     part, held = parts["fit"], parts["held"]
@@ -194,7 +199,8 @@ def cvae(parts: dict[str, Part], prior: str, seed: int, steps: int, stops: bool)
     futures = data.SeriesSet.of(part.futures)
 
     def told(batch: data.Batch) -> Observed:
-        return part.told(batch.index, hiding(part.mask[batch.index], not stops))
+        mask = part.mask[batch.index]
+        return part.told(batch.index, mask if stops else hiding(mask, ends))
 
     fit(model, futures, y=told, device="cpu", precision="float32", **settings)
     return model.eval()
@@ -292,6 +298,11 @@ def piece(name: str, task: str, seed: int) -> dict[str, Any]:
         extra[f"{name}_log_density"] = ll.mean
         if not stops and name == "mixture":
             extra |= hidden(model, test, seed)
+    elif name == "scattered":
+        with torch.enable_grad():
+            model = cvae(parts, "mixture", seed, 2000, stops, ends=False)
+        draws = {}
+        extra = {key.replace("model", name): v for key, v in hidden(model, test, seed).items() if "model" in key}
     else:
         draws = draws_of(name, parts, seed, stops)
     figures: dict[str, Any] = dict(extra)
@@ -330,7 +341,7 @@ def hidden(model: CVAE, test: Part, seed: int) -> dict[str, float]:
 
 
 TASKS = {
-    "known": ("truth", "simple", "points", "quantiles", "gaussian", "mixture"),
+    "known": ("truth", "simple", "points", "quantiles", "gaussian", "mixture", "scattered"),
     "weekly": ("simple", "points", "quantiles", "gaussian", "mixture"),
 }
 

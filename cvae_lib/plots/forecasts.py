@@ -13,6 +13,7 @@ from cvae_lib.plots.picture import BLACK, BLUE, COLOURS, GREEN, ORANGE, Picture,
 
 BANDS = ((0.95, 0.16), (0.8, 0.2), (0.5, 0.3))  # level and shade, widest first
 STYLES = ("--", ":", "-.")
+NAVY = "#00395C"  # darker than the bands it is drawn over
 
 
 class Fan(NamedTuple):
@@ -64,9 +65,8 @@ def fans(panels: Sequence[Fan], alt: str, *, columns: int = 3, y_label: str = ""
     for place in axes:
         named |= dict(zip(*reversed(place.get_legend_handles_labels()), strict=True))
     if named:
-        figure.legend(
-            list(named.values()), list(named), loc="outside lower center", ncols=min(5, len(named)), fontsize=9
-        )
+        place_of = {"loc": "outside lower center", "ncols": min(2 * columns - 1, len(named)), "frameon": False}
+        figure.legend(list(named.values()), list(named), fontsize=9, **place_of)  # type: ignore[arg-type]
     return Picture(figure, alt)
 
 
@@ -82,7 +82,7 @@ def draw_fan(axes: Axes, fan: Fan) -> None:
         low, high = (draws.quantile((1 + sign * level) / 2, dim=0) for sign in (-1, 1))
         axes.fill_between(ahead, low, high, color=BLUE, alpha=shade, linewidth=0, label=f"{level:.0%} of the draws")
     for row, path in enumerate(draws[: fan.paths]):
-        axes.plot(ahead, path, color=BLUE, linewidth=0.7, alpha=0.6, label="draws" if row == 0 else None)
+        axes.plot(ahead, path, color=NAVY, linewidth=0.7, alpha=0.65, label="draws" if row == 0 else None)
     if fan.exact is not None:
         for row, sign in enumerate((-1, 1)):
             edge = fan.exact.detach().cpu().quantile((1 + 0.8 * sign) / 2, dim=0)
