@@ -71,7 +71,8 @@ class Law(NamedTuple):
         coins = torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(self.middle)
         side = torch.where(coins < self.chance, 1.0, -1.0)[..., None]
         root = torch.linalg.cholesky(self.covariance.double()).to(self.middle)
-        return self.middle + side * self.branch + noise @ root.T
+        draws: Tensor = self.middle + side * self.branch + noise @ root.T
+        return draws
 
     def log_prob(self, futures: Float[Tensor, "*m n t"]) -> Float[Tensor, "*m n"]:
         """Return log p(x|y), nats."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -61,12 +62,12 @@ def fans(panels: Sequence[Fan], alt: str, *, columns: int = 3, y_label: str = ""
         place.set_xlabel("steps from now")
     for place in axes[::columns]:
         place.set_ylabel(y_label)
-    named: dict[str, object] = {}
+    named: dict[str, Artist] = {}
     for place in axes:
         named |= dict(zip(*reversed(place.get_legend_handles_labels()), strict=True))
     if named:
-        place_of = {"loc": "outside lower center", "ncols": min(2 * columns - 1, len(named)), "frameon": False}
-        figure.legend(list(named.values()), list(named), fontsize=9, **place_of)  # type: ignore[arg-type]
+        many = min(2 * columns - 1, len(named))
+        figure.legend(named.values(), named, fontsize=9, loc="outside lower center", ncols=many, frameon=False)
     return Picture(figure, alt)
 
 
