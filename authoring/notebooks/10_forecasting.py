@@ -5,9 +5,9 @@
 #
 # {{ badges }}
 #
-# **Time:** {{ minutes }} on two CPU cores, most of it a dozen short trainings. **You need:** chapters 03 and 06; the observed part
-# of chapter 09; quantiles. There are no digits in this chapter, so no MNIST: one series is built in, and the other is
-# weekly CO2.
+# **Time:** {{ minutes }} on two CPU cores, most of it a dozen short trainings. **You need:** chapters 03 and 06; the observed
+# part of chapter 09; quantiles. There are no digits in this chapter, so no MNIST: one series is built in, and the other is weekly
+# CO2.
 #
 # By the end you can
 #
@@ -42,16 +42,13 @@ print(f"windows {tuple(test.windows.shape)}, futures {tuple(test.futures.shape)}
 # ## A future that forks
 #
 # You have watched something for 24 steps, $y$, and want to know the next 12, $x$. So far this is chapter 03 with other shapes: a
-# condition, and a thing to draw. What is new is that **for every $y$ there is exactly one $x$**. There will never be a second test
-# image of the same label. How can anybody tell whether you drew from the right distribution?
+# condition, and a thing to draw. What is new is that **for every $y$ there is exactly one $x$**. It comes once, and there is no
+# second one to compare with. How can anybody tell whether you drew from the right distribution?
 #
-# Begin with a series whose distribution is known. It swings like a damped pendulum that is pushed at random. After three steps the
-# future takes
-# one of two ways, up or down, by a path $b$ that is always the same, and a coin decides. The coin is not fair, and how unfair it is
-# can be read off the
-# window: what has been high lately is more likely to fall. The swing is Gaussian, so it has a conditional mean $m(y)$ and a
-# conditional
-# covariance $S$ by the usual formulas, and all together
+# Begin with a series whose distribution is known. It swings like a damped pendulum that is pushed at random. After three steps
+# the future takes one of two ways, up or down, by a path $b$ that is always the same, and a coin decides. The coin is not fair,
+# and how unfair it is can be read off the window: what has been high lately is more likely to fall. The swing is Gaussian, so it
+# has a conditional mean $m(y)$ and a conditional covariance $S$ by the usual formulas, and all together
 #
 # $$p(x \mid y) = \pi(y)\, \mathcal N\big(x;\, m(y) + b,\; S\big) + \big(1 - \pi(y)\big)\, \mathcal N\big(x;\, m(y) - b,\; S\big). \tag{10.1}$$
 #
@@ -81,29 +78,25 @@ plots.fans(
 # %% [markdown]
 # *Figure 10.1. Black: the window. Blue: thirty futures from its law (10.1). Green: the one that came.*
 #
-# Around each branch there is noise, and it is not new noise at every step: a future that is above its branch now is likely to be so
-# a step later.
-# A good forecaster has to get four things right: where the branches are, how likely each is, how wide, and **which values go
-# together**.
+# Around each branch there is noise, and it is not new noise at every step: a future that is above its branch now is likely to be
+# so a step later. A good forecaster has to get four things right: where the branches are, how likely each is, how wide, and
+# **which values go together**.
 
 # %% [markdown]
 # ## Scoring a distribution by one number that came
 #
 # Take one step of the future, a single number $x$. You forecast a distribution with the cumulative function $F$. The **continuous
-# ranked
-# probability score** compares $F$ with the step that jumps from 0 to 1 at $x$:
+# ranked probability score** compares $F$ with the step that jumps from 0 to 1 at $x$:
 #
 # $$\mathrm{CRPS}(F, x) = \int \big(F(u) - 1[u \ge x]\big)^2 du = \mathbb E|X - x| - \tfrac12\, \mathbb E|X - X'|, \tag{10.2}$$
 #
-# with $X$ and $X'$ two independent draws from the forecast. Smaller is better, the unit is that of $x$, and for a forecast that is
-# one
-# number it is the absolute error. It is *proper*: if $x$ really comes from $G$, no forecast has a lower mean score than $G$ itself
-# (Gneiting and Raftery 2007). The right-hand side says how. You pay for being far away, and the second term gives you back what
-# spread alone
-# would make you pay.
+# with $X$ and $X'$ two independent draws from the forecast. Smaller is better, the unit is that of $x$, and for a forecast that
+# is one number it is the absolute error. It is *proper*: if $x$ really comes from $G$, no forecast has a lower mean score than
+# $G$ itself (Gneiting and Raftery 2007). The right-hand side says how. You pay for being far away, and the second term gives you
+# back what spread alone would make you pay.
 #
-# Both means are known for normals. With $\varphi$ and $\Phi$ the density and the cumulative function of the standard normal,
-# the mean distance of $\mathcal N(m, s^2)$ from zero is $A$, and a mixture of weights $w_i$ has the score
+# Both means are known for normals. With $\varphi$ and $\Phi$ the density and the cumulative function of the standard normal, the
+# mean distance of $\mathcal N(m, s^2)$ from zero is $A$, and a mixture of weights $w_i$ has the score
 #
 # $$A(m, s) = m\Big(2\Phi\Big(\frac ms\Big) - 1\Big) + 2s\,\varphi\Big(\frac ms\Big), \qquad
 # \mathrm{CRPS} = \sum_i w_i A(x - \mu_i, \sigma_i) - \tfrac12 \sum_{i,j} w_i w_j A\Big(\mu_i - \mu_j, \sqrt{\sigma_i^2 + \sigma_j^2}\Big). \tag{10.3}$$
@@ -134,10 +127,8 @@ print(f"{(best - theirs).abs().max():.0e}")
 # **No forecaster can beat that number** by more than luck. It is what the future itself leaves open.
 #
 # Most forecasters have no formula, and a CVAE has none. They give draws. With $M$ of them the obvious estimate is to average over
-# all
-# pairs, $1/M^2$. But $M$ of those pairs are a draw with itself, at distance zero, so the spread comes out too small, and the score
-# too
-# large. Leave them out, and it is right on average whatever $M$ is (Ferro 2014 calls it *fair*):
+# all pairs, $1/M^2$. But $M$ of those pairs are a draw with itself, at distance zero, so the spread comes out too small, and the
+# score too large. Leave them out, and it is right on average whatever $M$ is (Ferro 2014 calls it *fair*):
 #
 # $$\widehat{\mathrm{CRPS}} = \frac1M \sum_i |x_i - x| - \frac{1}{2M(M-1)} \sum_{i,j} |x_i - x_j|. \tag{10.4}$$
 #
@@ -185,15 +176,14 @@ plots.curves(
 #
 # ### Twelve numbers at once
 #
-# CRPS looks at one step at a time. Shuffle the draws of each step, so that every path is nonsense, and it does not change.
-# The **energy score**
-# replaces the distance of two numbers by that of two paths, and does see it:
+# CRPS looks at one step at a time. Shuffle the draws of each step, so that every path is nonsense, and it does not change. The
+# **energy score** replaces the distance of two numbers by that of two paths, and does see it:
 #
 # $$\mathrm{ES}(F, x) = \mathbb E\lVert X - x \rVert - \tfrac12\, \mathbb E\lVert X - X' \rVert. \tag{10.5}$$
 #
-# It is proper too. How well it sees dependence is disputed (dimly: Pinson and Tastu 2013; well enough: Ziel and Berk 2019). So ask
-# a plain question besides, one whose answer
-# depends on the whole path: what will the *mean* of the twelve steps be? That is one number, so CRPS can score it.
+# It is proper too. How well it sees dependence is disputed (dimly: Pinson and Tastu 2013; well enough: Ziel and Berk 2019). So
+# ask a plain question besides, one whose answer depends on the whole path: what will the *mean* of the twelve steps be? That is
+# one number, so CRPS can score it.
 
 
 # %%
@@ -222,10 +212,8 @@ for name, draws in (("law", true[:64, some]), ("the same, shuffled", shuffled(tr
 # ### Does it keep its promises?
 #
 # A score ranks forecasters; it does not say what is wrong. The simplest question is whether of the 80% intervals 80% hold the
-# number that came.
-# Between which draws does such an interval run? If draws and $x$ come from one distribution, then $x$ is equally likely to fall
-# into any
-# of the $M + 1$ gaps between the $M$ sorted draws, so
+# number that came. Between which draws does such an interval run? If draws and $x$ come from one distribution, then $x$ is
+# equally likely to fall into any of the $M + 1$ gaps between the $M$ sorted draws, so
 #
 # $$P\big(x \le x_{(k)}\big) = \frac{k}{M + 1}. \tag{10.6}$$
 #
@@ -248,15 +236,14 @@ for interval in evaluation.interval_coverage(true, test.futures):
 
 # %% [markdown]
 # Coverage alone is cheap: always answer with the same wide interval, and it can be perfect. That is why the library prints the
-# width beside it.
-# The rule is **sharp, as far as calibrated** (Gneiting, Balabdaoui and Raftery 2007), and the proper scores weigh the two.
+# width beside it. The rule is **sharp, as far as calibrated** (Gneiting, Balabdaoui and Raftery 2007), and the proper scores
+# weigh the two.
 
 # %% [markdown]
 # ## One number
 #
 # The usual forecaster is a network and a squared error. It reads the window. A value may be missing, so it reads two rows, as in
-# chapter 09:
-# the values, with zeros where they are not known, and the mask that says where. For now nothing is missing.
+# chapter 09: the values, with zeros where they are not known, and the mask that says where. For now nothing is missing.
 
 
 # %%
@@ -304,8 +291,7 @@ def trained(cut, outputs, loss, seed=0, epochs=20, held=None):
 
 # %% [markdown]
 # **Predict first.** Look at the middle window of Figure 10.1, the one with an even chance. Where will the network's forecast run?
-# And which of the
-# three forecasts is of any use?
+# And which of the three forecasts is of any use?
 
 
 # %%
@@ -340,8 +326,8 @@ plots.fans(
 # *Figure 10.3. The network has learned the mean of the law, and learned it well. In the middle no future looks like it.*
 #
 # <details><summary>Answer</summary>
-# Through the middle of the gap. Those on the left and right are pulled a little towards it; they could happen, as long as the coin
-# falls as expected.
+# Through the middle of the gap. Those on the left and right are pulled a little towards it; they could happen, as long as the
+# coin falls as expected.
 # </details>
 #
 # It is no accident, and no lack of training. For any forecast $a$ of one number
@@ -367,13 +353,11 @@ for name, forecast in (
 
 # %% [markdown]
 # By the error it was trained on the point forecast is the better one by far. But always to say "up" would come close to what
-# happens, every fourth time; the point forecast
-# hardly ever does.
+# happens, every fourth time; the point forecast hardly ever does.
 #
 # Two repairs come to mind, and both are in wide use. **Add past errors:** forecast the mean, then add the errors the network made
-# on other
-# windows, whole paths of them, drawn at random. And an **ensemble**: train five networks from different starts, and take their
-# disagreement for the uncertainty. Hold them against what the law says:
+# on 2,000 windows it was not trained on, whole paths of them, drawn at random. And an **ensemble**: train five networks from
+# different starts, and take their disagreement for the uncertainty. Hold them against what the law says:
 
 
 # %%
@@ -389,7 +373,8 @@ def table(name, draws):  # (M, N, T)
 
 
 with torch.no_grad():
-    errors = train.futures[:2000] - members[0](seen(*known[:2])[:2000])
+    spare = whole(data.forks("train", count=2000, seed=1))  # windows that no network has seen
+    errors = spare.futures - members[0](seen(*spare[:2]))
 dressed = point + errors[torch.randint(len(errors), (199, len(point)))]  # (199, 2000, 12)
 now = test.windows[:, -1:].expand_as(point)
 print("                      CRPS  energy  of mean  50%  80%  95%   between  switching")
@@ -403,29 +388,25 @@ for name, draws in (
     table(name, draws)
 
 # %% [markdown]
-# Persistence says that everything stays as it is now. *Between* is the share of draws that end near the middle, at less than 0.4 of
-# the way to either
-# branch; *switching* the share that is above the middle at step 8, when the fork is over, and below it at step 12, or the other way
-# round.
+# Persistence says that everything stays as it is now. *Between* is the share of draws that end near the middle, at less than 0.4
+# of the way to either branch; *switching* the share that is above the middle at step 8, when the fork is over, and below it at
+# step 12, or the other way round.
 #
-# The ensemble's five members agree, and are wrong together: hardly anything falls between the lowest and the highest of
-# them. **Their disagreement says what the
-# networks do not know about the mean. It says nothing of what the future leaves open.** Past errors do have two humps, but always
-# the same two,
-# whatever $y$ is: hung onto the mean of a lopsided window, one hump lands in the gap and the other beyond the branch.
+# The ensemble's five members agree, and are wrong together: hardly anything falls between the lowest and the highest of them.
+# **Their disagreement says what the networks do not know about the mean. It says nothing of what the future leaves open.** Past
+# errors do have two humps, but always the same two, whatever $y$ is: hung onto the mean of a lopsided window, one hump lands in
+# the gap and the other beyond the branch.
 
 # %% [markdown]
 # ## Many numbers
 #
 # Ask for quantiles then. The loss that asks for the quantile of level $\tau$ is lopsided, the **pinball**, and the mean pinball
-# over
-# all levels is half the CRPS:
+# over all levels is half the CRPS:
 #
 # $$\rho_\tau(x - a) = \max\big(\tau (x - a),\; (\tau - 1)(x - a)\big), \qquad \mathrm{CRPS}(F, x) = 2 \int_0^1 \rho_\tau\big(x - F^{-1}(\tau)\big)\, d\tau. \tag{10.8}$$
 #
-# So a network with 39 outputs a step, from 2.5% to 97.5%, is trained on the very thing it is scored by, and makes no assumption on
-# the shape. **Predict
-# first.** Will its CRPS be near the law's? Its coverage? Its energy score?
+# So a network with 39 outputs a step, from 2.5% to 97.5%, is trained on the very thing it is scored by, and makes no assumption
+# on the shape. **Predict first.** Will its CRPS be near the law's? Its coverage? Its energy score?
 
 # %%
 levels = torch.linspace(0.025, 0.975, 39)
@@ -457,11 +438,9 @@ table("quantile regressor", drawn)
 # CRPS close to the law's, and honest intervals at every step. The energy score is far off.
 # </details>
 #
-# Step by step it is nearly right. But it was never told which quantile of step 8 goes with which of step 12, and a path needs that.
-# Drawn
-# independently, **a third of its paths changes branches after the fork**, which futures hardly ever do, and the mean over the path
-# is far too sure of
-# itself: what goes up and down at random cancels.
+# Step by step it is nearly right. But it was never told which quantile of step 8 goes with which of step 12, and a path needs
+# that. Drawn independently, **more than a third of its paths change branches after the fork**, which futures hardly ever do, and
+# the mean over the path is far too sure of itself: what goes up and down at random cancels.
 
 # %%
 n = chosen[1]
@@ -477,24 +456,20 @@ plots.fans(
 
 # %% [markdown]
 # *Figure 10.4. Bands that agree, and paths that do not.* One can repair that afterwards, by taking ranks from past paths (a
-# copula); then the dependence is that of the past on
-# average, and not that of $y$. And look at the bands: **a band cannot show a fork.** The 80% and 95% bands cover the gap, where
-# nothing goes.
-# Whoever has to decide needs the paths.
+# copula); then the dependence is that of the past on average, and not that of $y$. And look at the bands: **a band cannot show a
+# fork.** The 80% and 95% bands cover the gap, where nothing goes. Whoever has to decide needs the paths.
 
 # %% [markdown]
 # ## Futures
 #
-# The CVAE draws a path at a time. There is nothing new in it: the condition is what is known of the window, $c = [m \odot y,\, m]$
-# with the mask $m$; the
-# prior $p(z \mid y)$ is learned, as in chapter 06; the likelihood is Gaussian, with a scale for every step from the decoder. To
-# forecast is to draw twice:
+# The CVAE draws a path at a time. There is nothing new in it: the condition is what is known of the window,
+# $c = [m \odot y,\, m]$ with the mask $m$; the prior $p(z \mid y)$ is learned, as in chapter 06; the likelihood is Gaussian, with
+# a scale for every step from the decoder. To forecast is to draw twice:
 #
 # $$p(x \mid y) = \int p_\theta(x \mid z, y)\, p_\psi(z \mid y)\, dz: \qquad z \sim p_\psi(z \mid y), \quad x \sim p_\theta(x \mid z, y). \tag{10.9}$$
 #
-# In training we hide values: in half of the windows some at random, each window with a share of its own, and in a quarter the last
-# ones. So one network learns many masks.
-# To the library a future is an image of one row, whose pixels are real numbers.
+# In training we hide values: in half of the windows some at random, each window with a share of its own, and in a quarter the
+# last ones. So one network learns many masks. To the library a future is an image of one row, whose pixels are real numbers.
 
 
 # %%
@@ -532,9 +507,8 @@ def paths(model, y, count=199):
 
 
 # %% [markdown]
-# Two of them, alike but for the prior: one Gaussian, or a mixture of four. **Predict first.** Latents are Gaussian, and the future
-# forks. What will the
-# first one do about it, and where will it show?
+# Two of them, alike but for the prior: one Gaussian, or a mixture of four. **Predict first.** Latents are Gaussian, and the
+# future forks. What will the first one do about it, and where will it show?
 
 # %%
 models = {prior: cvae(known, prior, 2000) for prior in ("gaussian", "mixture")}
@@ -565,19 +539,17 @@ plots.fans(
 # *Figure 10.5. Thirty draws each.*
 #
 # <details><summary>Answer</summary>
-# z is one connected hill, so the decoder has to cut it: on one side of a line the paths go up, on the other down. It is smooth, so
-# the cut has a width, and the z
-# in it give paths between the branches.
+# z is one connected hill, so the decoder has to cut it: on one side of a line the paths go up, on the other down. It is smooth,
+# so the cut has a width, and the z in it give paths between the branches.
 # </details>
 #
-# A Gaussian prior can leave a share of its draws in the gap, and does. **A mixture has its humps in $p(z \mid y)$ already**: there
-# the weights can be
-# the chances, and no decoder has to cut anything.
+# A Gaussian prior can leave a share of its draws in the gap, and does. **A mixture has its humps in $p(z \mid y)$ already**:
+# there the weights can be the chances, and no decoder has to cut anything.
 #
 # ### Both branches, in the right proportion?
 #
-# The hardest of the four things: is *this* window's chance right? Sort the windows by their true chance into five groups, and count
-# draws.
+# The hardest of the four things: is *this* window's chance right? Sort the windows by their true chance into five groups, and
+# count draws.
 
 # %%
 fifth = (5 * law.chance).long().clamp(max=4)
@@ -609,8 +581,8 @@ plots.curves(
 # *Figure 10.6. How often each CVAE goes up, and how often it should. (With 199 draws, counting alone makes the share of a single
 # window uncertain by about 0.03.)*
 #
-# The Gaussian prior is flatter than it should be: towards the middle of the hill the paths between the branches are counted to one
-# side or the other.
+# The Gaussian prior is flatter than it should be: towards the middle of the hill the paths between the branches are counted to
+# one side or the other.
 #
 # ### Is y used? Is z used?
 
@@ -625,10 +597,8 @@ for prior, model in models.items():
 
 # %% [markdown]
 # Both are. (The steps are no pixels, and the changes are in units of the series; swapping $z$ between windows is drastic here,
-# since the decoder's
-# noise is small.) The likelihood is the strictest judge: at a few per cent of CRPS both models are still nats away from the law.
-# CRPS forgives what is small in
-# the unit of the series; the logarithm forgives nothing.
+# since the decoder's noise is small.) The likelihood is the strictest judge: at a few per cent of CRPS both models are still nats
+# away from the law. CRPS forgives what is small in the unit of the series; the logarithm forgives nothing.
 #
 # ### Over seeds
 #
@@ -687,23 +657,19 @@ for key in ("gaussian", "mixture"):
 
 # %% [markdown]
 # **The CVAE with the mixture is within 3% of the law's CRPS in every run, and every group of windows within three points of its
-# chance.** The Gaussian prior is behind by
-# 4 to 6% in CRPS; more telling is that one draw in eight ends where nothing ends. The quantile regressor has a CRPS as good as the
-# mixture's, so whoever looks at CRPS alone sees no difference
-# between the two.
+# chance.** The Gaussian prior is behind by 4 to 6% in CRPS; more telling is that one draw in eight ends where nothing ends. The
+# quantile regressor has a CRPS as good as the mixture's, so whoever looks at CRPS alone sees no difference between the two.
 
 # %% [markdown]
 # ## Windows with holes
 #
-# Some values were not measured; the last ones perhaps, since the report is late. What should the forecast be? Not the same, and not
-# a guess:
-# everything the hidden values $h$ might have been, each weighed by how likely it is given what was seen, $o$:
+# Some values were not measured; the last ones perhaps, since the report is late. What should the forecast be? Not the same, and
+# not a guess: everything the hidden values $h$ might have been, each weighed by how likely it is given what was seen, $o$:
 #
 # $$p(x \mid o) = \int p(x \mid o, h)\, p(h \mid o)\, dh. \tag{10.10}$$
 #
 # For the known series that is exact too. `series.filled` draws $h$ from its conditional Gaussian; each completed window has its
-# law, and one draw from each law is a draw from
-# (10.10). The chance of the fork is now uncertain itself.
+# law, and one draw from each law is a draw from (10.10). The chance of the fork is now uncertain itself.
 #
 # The CVAE needs none of this. It reads the mask, and was trained on windows with holes, so (10.10) is what its loss asks it to
 # learn.
@@ -725,16 +691,14 @@ widgets.forecast_panel(by_chance, {"CVAE": by_cvae, "exact law": exact_law})
 
 # %% [markdown]
 # *Figure 10.8. In a running notebook, a panel: choose a window, and hide its last values one after another. Blue: the CVAE's
-# forecast, and its spread at the last step;
-# orange: the exact law given what is left. On a still page, the first window with 0, 6 and 12 values hidden.*
+# forecast, and its spread at the last step; orange: the exact law given what is left. On a still page, the first window with 0, 6
+# and 12 values hidden.*
 #
 # With nothing hidden this window goes down four times in five. Hide the last six, and nobody can say: the coin reads the last
-# eight. And the fan does not begin at
-# a point any more, because nobody knows where the series is now.
+# eight. And the fan does not begin at a point any more, because nobody knows where the series is now.
 #
 # **What if you fill the holes first**, with the last value seen, and forecast as if nothing had been missing? **Predict first:**
-# what happens to the CRPS, and
-# what to the 80% intervals?
+# what happens to the CRPS, and what to the 80% intervals?
 
 # %%
 told_how = {
@@ -757,22 +721,20 @@ for hidden in (0, 4, 8, 12):
 
 # %% [markdown]
 # <details><summary>Answer</summary>
-# The CRPS gets much worse, with eight values hidden by more than half, and the 80% intervals hold about half: the network believes
-# values that nobody measured.
+# The CRPS gets much worse, with eight values hidden by more than half, and the 80% intervals hold about half: the network
+# believes values that nobody measured.
 # </details>
 #
-# Told the mask, the CVAE stays within some per cent of the law. But *which* masks it was trained on matters. The third column is a
-# CVAE that saw holes scattered at random, and never the last
-# values missing in a row. It is told the truth about its window, and still its forecasts are clearly worse: that question it was
-# never asked. **Train on the
-# masks you will meet.**
+# Told the mask, the CVAE stays within some per cent of the law. But *which* masks it was trained on matters. The third column is
+# a CVAE that saw holes scattered at random, and never the last values missing in a row. It is told the truth about its window,
+# and still its forecasts are clearly worse: that question it was never asked. **Train on the masks you will meet.**
 
 # %% [markdown]
 # ## A real series
 #
 # Weekly CO2 at Mauna Loa, 1958 to 2001, in parts per million. The record is in the public domain and comes with the library
-# statsmodels; 59 weeks were never measured. (If
-# statsmodels is not there, the next cell says so and simulates a record like it. The text below is about the real one.)
+# statsmodels; 59 weeks were never measured. (If statsmodels is not there, the next cell says so and simulates a record like it.
+# The text below is about the real one.)
 
 # %%
 record_co2 = data.weekly()
@@ -794,13 +756,12 @@ plots.timeline(
 # Three decisions matter more than any network.
 #
 # - **Split in time.** A random split would put next week into the training set.
-# - **Look back only.** The level never comes back: 370 ppm were not seen before 1980. So a window and its future are taken relative
-#   to the last value of the window,
-#   and divided by a scale that is measured *on the part that is fitted*. Mean and standard deviation of the whole record would tell
-#   the past about the future.
+# - **Look back only.** The level never comes back: 370 ppm were not seen before 1980. So a window and its future are taken
+#   relative to the last value of the window, and divided by a scale that is measured *on the part that is fitted*. Mean and
+#   standard deviation of the whole record would tell the past about the future.
 # - **Score in the series' own unit.** Parts per million mean something to somebody; deviations do not.
 #
-# A window is 56 weeks, a bit more than a year, the future is 26.
+# A window is 56 weeks, a bit more than a year, the future is 26. Windows with a hole in their future are left out.
 
 # %%
 windows, futures, mask = data.sliding(ppm, 56, 26)
@@ -821,15 +782,13 @@ for name, rows in when.items():
 
 # %% [markdown]
 # Hundreds of windows to test on, but neighbours share all weeks but one. The sixteen years hold about thirty futures that do not
-# overlap, and even those share the
-# same few winters. So there are **no standard errors over windows here**: the difference between two forecasters is averaged year
-# by year, and the years are what varies.
+# overlap, and even those share the same few winters. So there are **no standard errors over windows here**: the difference
+# between two forecasters is averaged year by year, and the years are what varies. (Neighbouring years still share some weeks, so
+# even that is a little too sure.)
 #
 # The competitors. *Last year*: what was measured a year before, plus what the year has added, plus past errors. This is the
-# forecast of an almanac, and it has
-# no parameters. The point forecaster, with errors from the held-out years, which it has not been fitted on. The quantile regressor.
-# And the CVAE, with both priors. All networks keep
-# the weights that were best on the held-out years.
+# forecast of an almanac, and it has no parameters. The point forecaster, with errors from the held-out years. The quantile
+# regressor. And the CVAE, with both priors. All networks keep the weights that were best on the held-out years.
 
 # %%
 fitted, held, unseen = cuts["fit"], cuts["held"], cuts["test"]
@@ -874,7 +833,7 @@ def yearly(scores):  # (N,) -> one mean for each year
 
 weekly_scores = {}
 print(
-    f"in {record_co2.unit}           CRPS  energy  inside 50%, 80%, 95%   width 95%   CRPS less than point's by"
+    f"in {record_co2.unit}           CRPS  energy  inside 50%, 80%, 95%   width 95%   gain on point + errors"
 )
 base = evaluation.crps(unit * draws["point + past errors"], unit * unseen.futures).mean(1)
 for name, each in draws.items():
@@ -935,18 +894,15 @@ plots.seed_dots(
 # *Figure 10.11. Weekly CO2, three recorded runs each, on the test years.*
 #
 # **Nobody wins.** Point forecaster with past errors, quantile regressor and both CVAEs lie within the spread of the seeds; the
-# almanac, without a parameter,
-# is about a third worse. The ensemble is between. So a distribution pays, a CVAE does not pay more than a cheaper one here. Why
-# not? Nothing forks. The future of CO2 is one
-# path with noise around it, and for that a mean and some past errors are enough. Look at the quantile regressor once more: its
-# paths jump, the energy score hardly minds,
-# and the CRPS of the path's mean does (in the record: 0.27 or more against 0.25 for the CVAEs).
+# almanac, without a parameter, is about a third worse. The ensemble is between. So a distribution pays, a CVAE does not pay more
+# than a cheaper one here. Why not? Nothing forks. The future of CO2 is one path with noise around it, and for that a mean and
+# some past errors are enough. Look at the quantile regressor once more: its paths jump, the energy score hardly minds, and the
+# CRPS of the path's mean does (in the record: 0.27 or more against 0.25 for the CVAEs).
 #
-# And **everybody is too sure**. Of the networks' 80% intervals about 70% hold what came, because the test years are not like the
-# years before: the growth itself grows, and the errors
-# by which the intervals were sized are those of years that were used to stop the training. The almanac's intervals are the most
-# honest and the widest. On the known series the same code was
-# calibrated; there the future was drawn like the past. No score on past data can promise that.
+# And **everybody is too sure**. Of the networks' 80% intervals about 70% hold what came, and nothing in the held-out years warned
+# of it. A likely reason is that the test years are not like those before: the growth itself grows. And the years that sized the
+# intervals also chose when to stop. The almanac's intervals are the most honest and the widest. On the known series the same code
+# was calibrated; there the future was drawn like the past. No score on past data can promise that.
 
 # %% [markdown]
 # ## Pitfalls
@@ -978,13 +934,12 @@ for task in ("known", "weekly"):
 # $$\mathrm{CRPS}(F, x) = \mathbb E|X - x| - \tfrac12\, \mathbb E|X - X'| = 2 \int_0^1 \rho_\tau\, d\tau, \qquad
 # P\big(x \le x_{(k)}\big) = \frac{k}{M+1}, \qquad z \sim p_\psi(z \mid y), \; x \sim p_\theta(x \mid z, y).$$
 #
-# A forecast is a distribution over paths, and there is one future to score it by, so use proper scores over many windows, with fair
-# estimates from draws. Where the truth is known, a
-# CVAE with a mixture as its prior comes within a few per cent of the law's CRPS and takes both branches in the right proportion;
-# one Gaussian has to cut its hill and leaves paths in the gap.
-# A squared error predicts a path that never happens; quantiles are right step by step and know no paths; an ensemble's spread is
-# doubt about the mean. Tell the network what is missing, and
-# train it on such holes. And where nothing forks, past errors around a mean do as well.
+# A forecast is a distribution over paths, and there is one future to score it by, so use proper scores over many windows, with
+# fair estimates from draws. Where the truth is known, a CVAE with a mixture as its prior comes within a few per cent of the law's
+# CRPS and takes both branches in the right proportion; one Gaussian has to cut its hill and leaves paths in the gap. A squared
+# error predicts a path that never happens; quantiles are right step by step and know no paths; an ensemble's spread is doubt
+# about the mean. Tell the network what is missing, and train it on such holes. And where nothing forks, past errors around a mean
+# do as well.
 #
 # ## References
 #
@@ -993,18 +948,15 @@ for task in ("known", "weekly"):
 # - Gneiting, Balabdaoui and Raftery 2007, *Probabilistic Forecasts, Calibration and Sharpness*,
 #   doi:10.1111/j.1467-9868.2007.00587.x
 # - Ferro 2014, *Fair Scores for Ensemble Forecasts*, doi:10.1002/qj.2270
-# - Grimit, Gneiting, Berrocal and Johnson 2006, *The Continuous Ranked Probability Score for Circular Variables and its Application
-#   to
-#   Mesoscale Forecast Ensemble Verification*, doi:10.1256/qj.05.235 (the CRPS of a mixture of normals)
+# - Grimit, Gneiting, Berrocal and Johnson 2006, *The Continuous Ranked Probability Score for Circular Variables and its
+#   Application to Mesoscale Forecast Ensemble Verification*, doi:10.1256/qj.05.235 (the CRPS of a mixture of normals)
 # - Pinson and Tastu 2013, *Discrimination Ability of the Energy Score*, Technical University of Denmark
 # - Ziel and Berk 2019, *Multivariate Forecasting Evaluation: On Sensitive and Strictly Proper Scoring Rules*, arXiv:1910.07325
 # - Koenker and Bassett 1978, *Regression Quantiles*, doi:10.2307/1913643
 # - Sohn, Lee and Yan 2015, *Learning Structured Output Representation using Deep Conditional Generative Models*, NeurIPS 28
 # - Lakshminarayanan, Pritzel and Blundell 2017, *Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles*,
 #   arXiv:1612.01474 (ensembles; theirs predict a variance too)
-# - Salinas, Flunkert and Gasthaus 2020, *DeepAR*, arXiv:1704.04110, and Rasul et al. 2021, *Multivariate Probabilistic Time Series
-#   Forecasting via
-#   Conditioned Normalizing Flows*, arXiv:2002.06103 (other ways to draw paths, one step after another)
+# - Salinas, Flunkert and Gasthaus 2020, *DeepAR*, arXiv:1704.04110, and Rasul et al. 2021, *Multivariate Probabilistic Time
+#   Series Forecasting via Conditioned Normalizing Flows*, arXiv:2002.06103 (other ways to draw paths, one step after another)
 # - Keeling and Whorf 2004, *Atmospheric CO2 concentrations derived from flask air samples at sites in the SIO network*, Carbon
-#   Dioxide
-#   Information Analysis Center (the weekly record)
+#   Dioxide Information Analysis Center (the weekly record)
