@@ -457,7 +457,7 @@ plots.fans(
 # %% [markdown]
 # *Figure 10.4. Bands that agree, and paths that do not.* One can repair that afterwards, by taking ranks from past paths (a
 # copula); then the dependence is that of the past on average, and not that of $y$. And look at the bands: **a band cannot show a
-# fork.** The 80% and 95% bands cover the gap, where nothing goes. Whoever has to decide needs the paths.
+# fork.** All three cover the gap, where nothing goes. Whoever has to decide needs the paths.
 
 # %% [markdown]
 # ## Futures
@@ -507,8 +507,9 @@ def paths(model, y, count=199):
 
 
 # %% [markdown]
-# Two of them, alike but for the prior: one Gaussian, or a mixture of four. **Predict first.** Latents are Gaussian, and the
-# future forks. What will the first one do about it, and where will it show?
+# Two of them, alike but for the prior: one Gaussian, or a mixture of four (two would do for a fork, but the model is not told
+# that there is one). **Predict first.** Latents are Gaussian, and the future forks. What will the first one do about it, and
+# where will it show?
 
 # %%
 models = {prior: cvae(known, prior, 2000) for prior in ("gaussian", "mixture")}
@@ -581,8 +582,8 @@ plots.curves(
 # *Figure 10.6. How often each CVAE goes up, and how often it should. (With 199 draws, counting alone makes the share of a single
 # window uncertain by about 0.03.)*
 #
-# The Gaussian prior is flatter than it should be: towards the middle of the hill the paths between the branches are counted to
-# one side or the other.
+# The Gaussian prior is flatter than it should be: too much of what is likely goes the unlikely way. (How much of that is paths in
+# the gap, which are counted to one side or the other, was not measured.)
 #
 # ### Is y used? Is z used?
 
@@ -896,8 +897,9 @@ plots.seed_dots(
 # **Nobody wins.** Point forecaster with past errors, quantile regressor and both CVAEs lie within the spread of the seeds; the
 # almanac, without a parameter, is about a third worse. The ensemble is between. So a distribution pays, a CVAE does not pay more
 # than a cheaper one here. Why not? Nothing forks. The future of CO2 is one path with noise around it, and for that a mean and
-# some past errors are enough. Look at the quantile regressor once more: its paths jump, the energy score hardly minds, and the
-# CRPS of the path's mean does (in the record: 0.27 or more against 0.25 for the CVAEs).
+# some past errors are enough. The training logs say the same: here $z$ carries less than 2 nats, on the known series 9. Look at
+# the quantile regressor once more: its paths jump, the energy score hardly minds, and the CRPS of the path's mean does (in the
+# record: 0.27 or more against 0.25 for the CVAEs).
 #
 # And **everybody is too sure**. Of the networks' 80% intervals about 70% hold what came, and nothing in the held-out years warned
 # of it. A likely reason is that the test years are not like those before: the growth itself grows. And the years that sized the
@@ -929,6 +931,9 @@ for task in ("known", "weekly"):
         )
 
 # %% [markdown]
+# That was the third pitfall. On the known series $z$ carries nearly everything. On CO2 a good part is left to the decoder's
+# noise, and who forgets to draw it loses about twenty points of coverage.
+#
 # ## Summary
 #
 # $$\mathrm{CRPS}(F, x) = \mathbb E|X - x| - \tfrac12\, \mathbb E|X - X'| = 2 \int_0^1 \rho_\tau\, d\tau, \qquad
