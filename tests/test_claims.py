@@ -465,12 +465,13 @@ def test_chapter_10_the_cvae_comes_near_the_law():
     for run in runs("forecasting"):
         exact = run["known_truth_exact"]
         assert abs(run["known_truth_crps"] / exact - 1) < 0.004  # what counting draws is uncertain by
-        assert run["known_mixture_crps"] / exact < 1.03  # "within 3%"
-        assert run["known_gaussian_crps"] / exact > 1.03 > run["known_quantiles_crps"] / exact
+        assert run["known_mixture_crps"] / exact < 1.02  # "within 2%"
+        assert 1.045 < run["known_gaussian_crps"] / exact < 1.055 and run["known_quantiles_crps"] / exact < 1.015
         worst = {key: max(abs(run[f"known_{key}_share_{k}"]) for k in range(5)) for key in ("mixture", "gaussian")}
-        assert worst["mixture"] < 0.03 < 0.04 < worst["gaussian"]
+        assert worst["mixture"] < 0.02 < 0.05 < worst["gaussian"]
         assert abs(run["known_mixture_share"]) < 0.02
-        assert run["known_mixture_between"] < 0.04 < 0.1 < run["known_gaussian_between"]
+        assert run["known_mixture_between"] < 0.03 < 0.1 < run["known_gaussian_between"] < 0.15
+        assert 1 / 36 < run["known_truth_between"] < 1 / 34
         for level in (50, 80, 95):
             assert abs(run[f"known_mixture_inside_{level}"] - level / 100) < 0.02
         assert run["known_truth_log_density"] - run["known_mixture_log_density"] > 1  # "a nat and more"
@@ -486,14 +487,17 @@ def test_chapter_10_what_the_others_cannot_say():
         )
         assert run["known_quantiles_total"] > 1.25 * run["known_truth_total"]
         assert max(run["known_mixture_switching"], run["known_truth_switching"]) < 0.01
-        assert run["known_errors_between"] > 0.2 and 1.05 < run["known_errors_crps"] / exact < 1.15
+        assert run["known_errors_between"] > 0.25 and all(
+            abs(run[f"known_errors_inside_{level}"] - level / 100) < 0.01 for level in (50, 80, 95)
+        )
+        assert 1.05 < run["known_errors_crps"] / exact < 1.15
 
 
 def test_chapter_10_windows_with_holes():
     for run in runs("forecasting"):
         for hidden in (4, 8, 12):
             score = {who: run[f"known_hidden_{hidden}_{who}_crps"] for who in ("law", "model", "scattered", "stand_in")}
-            assert score["law"] < score["model"] < 1.09 * score["law"]
+            assert score["law"] < score["model"] < (1.08 if hidden == 4 else 1.035) * score["law"]
             assert score["model"] < score["scattered"] < score["stand_in"]
             assert run[f"known_hidden_{hidden}_stand_in_inside_80"] < 0.6
             assert run[f"known_hidden_{hidden}_model_inside_80"] > 0.76
@@ -534,12 +538,14 @@ def test_chapter_10_prints_what_its_prose_says():
     assert number(r"^point forecast +: .*1/2, (\d+)% of", text) <= 4
     assert 18 <= number(r"^upper branch, always: .*1/2, (\d+)% of", text) <= 30
     rows = r"^{} +([\d.]+) +([\d.]+) +([\d.]+) +(\d+)% +(\d+)% +(\d+)% +([\d.]+)% +([\d.]+)%"
-    names = ("law", "ensemble of five", "quantile regressor", "CVAE, gaussian", "CVAE, mixture")
+    names = ("law", "quantile regressor", "CVAE, gaussian", "CVAE, mixture")
     table = {name: [float(v) for v in re.findall(rows.format(name), text, re.M)[0]] for name in names}
     assert table["CVAE, mixture"][0] / table["law"][0] < 1.05  # the bar
     assert table["CVAE, mixture"][6] < 5 < 8 < table["CVAE, gaussian"][6]
-    assert table["quantile regressor"][7] > 30 and table["ensemble of five"][5] < 15
-    assert number(r"^mixture .*worst group off by ([\d.]+)", text) < 0.03  # the bar
+    assert table["quantile regressor"][7] > 30
+    assert 0.09 < table["quantile regressor"][6] / 100 < 0.13  # "one draw in nine"
+    assert number(r"^CVAE, mixture .*worst group off by ([\d.]+)", text) < 0.03  # the bar
+    assert 0.025 < number(r"^law .*window by window ([\d.]+)", text) < 0.035
     assert "CO2: 2284 weeks, 59 of them missing" in text
     rates = [float(rate) for rate in re.findall(r"^epoch +(?!1/).*\+ rate ([\d.]+)", text, re.M)]
     assert len(rates) == 4 and min(rates[:2]) > 8.5 and max(rates[2:]) < 2  # "less than 2 nats, on the known series 9"

@@ -104,7 +104,7 @@ def test_the_first_series_are_the_same_whatever_the_count_and_no_split_shares_an
         torch.testing.assert_close(a, b[:5])
     assert not torch.equal(few.windows, series.forks("test", 5).windows)
     assert not torch.equal(few.windows, series.forks("train", 5, seed=1).windows)
-    assert len(data.forks("test", count=7).windows) == 7 and len(data.forks("train").windows) == 2000  # fast profile
+    assert len(data.forks("test", count=7).windows) == 7 and len(data.forks("train").windows) == 400  # fast profile
 
 
 def test_series_that_cannot_be_are_refused(as_users_call):
