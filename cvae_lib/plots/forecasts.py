@@ -43,7 +43,7 @@ class Fan(NamedTuple):
     exact: Float[Tensor, "m t"] | None = None
 
 
-def fans(panels: Sequence[Fan], alt: str, *, columns: int = 3, y_label: str = "", height: float = 2.7) -> Picture:
+def fans(panels: Sequence[Fan], alt: str, *, columns: int = 3, y_label: str = "", height: float = 2.4) -> Picture:
     """Show windows side by side with their forecasts, all on one scale.
 
     Raises:

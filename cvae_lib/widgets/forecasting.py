@@ -65,7 +65,7 @@ def forecast_sheet(window: Float[Tensor, " w"], forecasts: Mapping[str, Forecast
         ValueError: if there is no such forecaster.
     """
     counts = (0, len(window) // 4, len(window) // 2)
-    shown = [_fan(window, forecasts, name, hidden, 12) for hidden in counts]
+    shown = [_fan(window, forecasts, name, hidden, 6) for hidden in counts]
     said = ", ".join(
         f"{hidden} hidden: {float(fan.draws[:, -1].quantile(0.1)):.1f} to {float(fan.draws[:, -1].quantile(0.9)):.1f}"
         for hidden, fan in zip(counts, shown, strict=True)
