@@ -985,7 +985,7 @@ print(f"CVAE, mixture: {evaluation.is_z_used(ours['mixture'], futures, y=told(*l
 # regressor once more: its paths jump, the energy score hardly minds, and the CRPS of the path's mean does.
 #
 # And **every network is too sure**: of its 80% intervals about 70% hold what came. Mostly on one side: in the run above a fifth
-# came out over the interval, and a tenth or less under it, where the almanac has about a tenth on either. CO2 grew faster in the
+# came out over the interval, and about a tenth or less under it, where the almanac has about a tenth on either. CO2 grew faster in the
 # test years than in those before. The almanac's intervals are the most honest, and the widest. On the known series the same
 # networks kept their promises, with twenty-five times as many windows, independent of each other, and a future drawn like the
 # past. No score on past data can promise that.
