@@ -222,6 +222,13 @@ def test_the_report_is_the_scores_with_their_errors():
     assert single.energy is None and len(str(single).splitlines()) == 4
 
 
+@pytest.mark.parametrize("profile, seen", [("fast", 60), ("full", 90)])
+def test_a_report_looks_at_all_samples_but_on_the_fast_profile(profile, seen, monkeypatch):
+    monkeypatch.setenv("COURSE_PROFILE", profile)
+    samples, obs = doubles(90, 5, 2), doubles(5, 2, seed=1)
+    assert forecast_report(samples, obs).crps.mean == pytest.approx(float(crps(samples[:seen], obs).mean()))
+
+
 @pytest.mark.parametrize("score", [crps, energy_score, interval_coverage])
 def test_samples_that_do_not_fit_are_refused_in_one_sentence(score, as_users_call):
     with pytest.raises(ValueError, match=r"\(5, 3, 4\) and \(4, 3\)"):
