@@ -8,6 +8,7 @@ from cvae_lib.widgets.blending import blend_digits, blend_panel, blend_sheet, bl
 from cvae_lib.widgets.bound import bound_panel, bound_sheet, draw_bound
 from cvae_lib.widgets.captions import caption_panel, caption_sheet, draw_caption
 from cvae_lib.widgets.drawing import draw_digit, draw_panel, style_sheet
+from cvae_lib.widgets.forecasting import draw_forecast, forecast_panel, forecast_sheet
 from cvae_lib.widgets.panel import Choice, Count, Panel, Slider, Text
 from cvae_lib.widgets.priors import best_gaussian, draw_prior, prior_panel, prior_sheet, split_rate
 from cvae_lib.widgets.styles import style_directions, with_style
@@ -36,10 +37,13 @@ __all__ = [
     "draw_bound",
     "draw_caption",
     "draw_digit",
+    "draw_forecast",
     "draw_panel",
     "draw_prior",
     "draw_stop",
     "draw_training",
+    "forecast_panel",
+    "forecast_sheet",
     "prior_panel",
     "prior_sheet",
     "split_rate",
