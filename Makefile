@@ -24,7 +24,7 @@ lab: setup  ## set up if needed, then open the course in JupyterLab
 setup: .venv/.lab-installed  ## only set up: the course and JupyterLab in .venv
 
 test: check  ## every gate there is: lint, types, unit tests, all notebooks on the fast profile
-	COURSE_PROFILE=fast OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope \
+	COURSE_PROFILE=fast COURSE_STRICT=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/nbval_sanitize.cfg $(TESTS)
 
 check: .venv/.test-installed  ## in seconds: lint, types, and whether the notebooks are in step with their sources

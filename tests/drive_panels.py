@@ -1,8 +1,9 @@
 """Move every control of every panel over its whole range, without a browser: found by running, so none is forgotten.
 
-    python drive_panels.py NOTEBOOK
+    python drive_panels.py NOTEBOOK [PLACES]
 
-Runs the notebook in this process, then drives each panel that it made. Exits with 1 at the first setting that shows an
+Runs the notebook in this process, then drives each panel that it made; PLACES limits it to so many values of each
+control, from end to end. Exits with 1 at the first setting that shows an
 error, and for a control that never changes the picture.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 
 from cvae_lib.widgets import Choice, Count, Panel, Slider, Text
 
+EVERY = 10**6
 CORNERS = 16  # of all the ways to have every control at one of its ends
 
 
@@ -42,15 +44,22 @@ def ends(control: Any, widget: Any = None) -> list[Any]:
     return [places[0], places[-1]]
 
 
-def settings(panel: Panel) -> Iterator[tuple[str, dict[str, Any]]]:
+def thinned(values: list[Any], places: int) -> list[Any]:
+    """Return so many of the values at most, evenly from the first to the last."""
+    if len(values) <= places:
+        return values
+    return [values[i * (len(values) - 1) // (places - 1)] for i in range(places)]
+
+
+def settings(panel: Panel, places: int = EVERY) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield values for all controls: each moved alone over its range, then many at their ends; with what is moved."""
     panel.live()
     inputs = panel._inputs
     for name, control in panel.controls.items():
-        for value in positions(control, inputs[name]):
+        for value in thinned(positions(control, inputs[name]), places):
             yield name, panel.start() | {name: value}
     corners = list(itertools.product(*(ends(control, inputs[name]) for name, control in panel.controls.items())))
-    for values in random.Random(0).sample(corners, min(CORNERS, len(corners))):
+    for values in random.Random(0).sample(corners, min(CORNERS, places, len(corners))):
         yield "the corners", dict(zip(panel.controls, values, strict=True))
 
 
@@ -63,11 +72,11 @@ def shown(panel: Panel, values: dict[str, Any]) -> str:
     return str(panel._picture.value)
 
 
-def drive(panel: Panel) -> int:
+def drive(panel: Panel, places: int = EVERY) -> int:
     """Drive one panel; returns how many settings were tried."""
     seen: dict[str, set[str]] = {}
     count = 0
-    for moved, values in settings(panel):
+    for moved, values in settings(panel, places):
         try:
             seen.setdefault(moved, set()).add(shown(panel, values))
         except Exception as error:
@@ -98,10 +107,10 @@ def made_by(path: str) -> list[Panel]:
     return panels
 
 
-def main(path: str) -> int:
+def main(path: str, places: str = str(EVERY)) -> int:
     """Run the notebook at `path` and drive its panels; print how much was tried."""
     for panel in made_by(path):
-        print(f"driven: {drive(panel)} settings of {', '.join(panel.controls)}")
+        print(f"driven: {drive(panel, int(places))} settings of {', '.join(panel.controls)}")
     return 0
 
 

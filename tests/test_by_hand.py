@@ -7,12 +7,13 @@ import sys
 from types import ModuleType
 
 import collapse
+import forecasting
 import masked
 import pytest
 import torch
 from lifting import ROOT, lift
 
-from cvae_lib import data, evaluation
+from cvae_lib import data, evaluation, series
 from cvae_lib.conditioning import CrossAttention, conditioning
 from cvae_lib.conditions import AttributeCondition, CaptionCondition, Observed, Tokens, Vocabulary
 from cvae_lib.evaluation.information import _against_aggregate
@@ -471,3 +472,67 @@ def test_chapter_09s_views_of_an_image():
     assert torch.equal(views["thumbnail"](x)[0, 0, 1:3, 2:4], torch.ones(2, 2))
     told = views["Drawing"]()(views["thumbnail"](x))
     assert told.shape == (1, 1, 28, 28) and torch.equal(views["thumbnail"](told), views["thumbnail"](x))
+
+
+# --- chapter 10: forecasting ----------------------------------------------------------------------------------
+
+CHAPTER_10 = "10_forecasting"
+needs_10 = pytest.mark.skipif(
+    not (ROOT / "notebooks" / f"{CHAPTER_10}.ipynb").exists(), reason=f"{CHAPTER_10} is not built yet"
+)
+
+
+@needs_10
+def test_chapter_10s_scores_are_the_librarys():
+    names = ("distance", "crps_of_law", "crps_by_hand", "energy_by_hand", "share_inside")
+    mine = lift(CHAPTER_10, *names)
+    found = series.forks("test", 40)
+    law, x = series.law(found.windows), found.futures
+    draws = law.sample(199, torch.Generator().manual_seed(0))
+    exact = evaluation.crps_gaussian_mixture(law.weights[:, None], law.means.mT, law.scale[:, None], x)
+    torch.testing.assert_close(mine["crps_of_law"](law, x), exact)
+    for fair in (True, False):
+        torch.testing.assert_close(mine["crps_by_hand"](draws, x, fair), evaluation.crps(draws, x, fair=fair))
+    torch.testing.assert_close(mine["energy_by_hand"](draws, x), evaluation.energy_score(draws, x))
+    for interval in evaluation.interval_coverage(draws, x):
+        assert mine["share_inside"](draws, x, interval.level) == pytest.approx(interval.share)
+
+
+@needs_10
+def test_chapter_10s_quantiles_are_those_of_its_study():
+    mine = lift(CHAPTER_10, "levels", "pinball", "from_quantiles")
+    torch.testing.assert_close(mine["levels"], forecasting.LEVELS)
+    out, x = torch.randn(5, 3 * 39), torch.randn(5, 3)
+    torch.testing.assert_close(mine["pinball"](out, x), forecasting.pinball(out, x))
+    normal = torch.distributions.Normal(torch.tensor(1.0), 2.0)
+    table = normal.icdf(mine["levels"]).expand(2, 3, 39)[..., torch.randperm(39)]  # crossed
+    draws = mine["from_quantiles"](table.flatten(1), 20_000)  # (20000, 2, 3)
+    for level in (0.1, 0.5, 0.9):
+        share = (draws <= normal.icdf(torch.tensor(level))).float().mean((0, 1))
+        torch.testing.assert_close(share, torch.full((3,), level), atol=0.015, rtol=0)
+    assert float((draws[:, 0, 0] * draws[:, 0, 1]).mean()) == pytest.approx(1.0, abs=0.1)  # steps drawn independently
+
+
+@needs_10
+def test_chapter_10s_almanac_is_that_of_its_study():
+    last_year, cut = (lift(CHAPTER_10, "last_year", "Cut")[name] for name in ("last_year", "Cut"))
+    windows = torch.randn(6, forecasting.WEEKLY_WINDOW)
+    windows -= windows[:, -1:].clone()
+    mask = torch.rand(windows.shape) < 0.8
+    mask[:, 0] = mask[:, -1] = True
+    parts = windows, mask, torch.zeros(6, forecasting.WEEKLY_HORIZON)
+    torch.testing.assert_close(last_year(cut(*parts)), forecasting.last_year(forecasting.Part(*parts)))
+    clear = torch.ones_like(mask)
+    steady = torch.arange(56.0).expand(2, -1) - 55  # a straight line goes on
+    ahead = last_year(cut(steady, clear[:2], parts[2][:2]))
+    torch.testing.assert_close(ahead, torch.arange(1.0, 27).expand(2, -1))
+
+
+@needs_10
+def test_chapter_10_reads_windows_as_its_study_does():
+    mine = lift(CHAPTER_10, "seen", "told")
+    windows, mask = torch.randn(4, 24), torch.rand(4, 24) < 0.5
+    part = forecasting.Part(windows, mask, torch.zeros(4, 12))
+    torch.testing.assert_close(mine["seen"](windows, mask), part.flat())
+    theirs, ours = part.told(), mine["told"](windows, mask)
+    assert torch.equal(ours.image, theirs.image) and torch.equal(ours.mask, theirs.mask)

@@ -1,4 +1,4 @@
-"""The checks of the exercises are checked: blanks, solutions, right answers of every kind, and known wrong ones."""
+"""The checks of the exercises are checked: solutions, right answers of every kind, and known wrong ones."""
 
 import count_checks
 import pytest
@@ -31,17 +31,13 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("number", numbers(chapter))
 
 
-# --- blank, solution, right, wrong: a class for each chapter, so that two workers share them ------------------
+# --- solution, right, wrong: a class for each chapter, so that two workers share them ------------------
 
 
 class OneChapter:
     """What every chapter's checks must do."""
 
     chapter: int
-
-    def test_a_blank_is_not_attempted(self, number):
-        verdict = examined(number, *of_chapter("exercises", self.chapter)[number])
-        assert verdict.status == "not attempted", verdict
 
     def test_the_solution_passes(self, number):
         assert examined(number, *of_chapter("solutions", self.chapter)[number]).status == "passed"

@@ -601,3 +601,104 @@ def test_chapter_09_prints_what_its_prose_says():
         assert off < other / 3
     assert 3 < rows["thumbnail"][0] / rows["outline"][0] < 5.5 and rows["thumbnail"][3] > 3 * rows["outline"][3]
     assert rows["outline"][1] > rows["thumbnail"][1] < number(r"^bicubic +0.0 +([\d.]+)", text) / 1.5
+
+
+# --- chapter 10 -----------------------------------------------------------------------------------------------
+
+
+def test_chapter_10_the_cvae_comes_near_the_law():
+    for run in runs("forecasting"):
+        exact = run["known_truth_exact"]
+        assert abs(run["known_truth_crps"] / exact - 1) < 0.004  # what counting draws is uncertain by
+        assert run["known_mixture_crps"] / exact < 1.02  # "within 2%"
+        assert 1.045 < run["known_gaussian_crps"] / exact < 1.055 and run["known_quantiles_crps"] / exact < 1.015
+        worst = {key: max(abs(run[f"known_{key}_share_{k}"]) for k in range(5)) for key in ("mixture", "gaussian")}
+        assert worst["mixture"] < 0.02 < 0.05 < worst["gaussian"]
+        assert abs(run["known_mixture_share"]) < 0.02
+        assert run["known_mixture_between"] < 0.03 < 0.1 < run["known_gaussian_between"] < 0.15
+        assert 1 / 36 < run["known_truth_between"] < 1 / 34
+        for level in (50, 80, 95):
+            assert abs(run[f"known_mixture_inside_{level}"] - level / 100) < 0.02
+        assert run["known_truth_log_density"] - run["known_mixture_log_density"] > 1  # "a nat and more"
+
+
+def test_chapter_10_what_the_others_cannot_say():
+    for run in runs("forecasting"):
+        exact = run["known_truth_exact"]
+        assert run["known_point_crps"] > 1.5 * exact and run["known_ensemble_crps"] > 1.4 * exact
+        assert run["known_ensemble_inside_95"] < 0.15
+        assert (
+            run["known_quantiles_switching"] > 0.33 and run["known_quantiles_energy"] > 1.1 * run["known_truth_energy"]
+        )
+        assert run["known_quantiles_total"] > 1.25 * run["known_truth_total"]
+        assert max(run["known_mixture_switching"], run["known_truth_switching"]) < 0.01
+        assert run["known_errors_between"] > 0.25 and all(
+            abs(run[f"known_errors_inside_{level}"] - level / 100) < 0.01 for level in (50, 80, 95)
+        )
+        assert 1.05 < run["known_errors_crps"] / exact < 1.15
+
+
+def test_chapter_10_windows_with_holes():
+    for run in runs("forecasting"):
+        for hidden in (4, 8, 12):
+            score = {who: run[f"known_hidden_{hidden}_{who}_crps"] for who in ("law", "model", "scattered", "stand_in")}
+            assert score["law"] < score["model"] < (1.08 if hidden == 4 else 1.035) * score["law"]
+            assert score["model"] < score["scattered"] < score["stand_in"]
+            assert run[f"known_hidden_{hidden}_stand_in_inside_80"] < 0.6
+            assert run[f"known_hidden_{hidden}_model_inside_80"] > 0.76
+        assert run["known_hidden_8_stand_in_crps"] > 1.5 * run["known_hidden_8_law_crps"]
+        assert run["known_hidden_4_scattered_crps"] > 1.1 * run["known_hidden_4_law_crps"]
+
+
+WEEKLY = ("errors", "quantiles", "gaussian", "mixture")
+
+
+def test_chapter_10_nobody_wins_on_co2():
+    recorded = runs("forecasting")
+    scores = {name: [run[f"weekly_{name}_crps"] for run in recorded] for name in WEEKLY}
+    assert min(map(max, scores.values())) > max(map(min, scores.values()))  # every range overlaps every other
+    assert all(0.32 < score < 0.35 for each in scores.values() for score in each)
+    for run in recorded:
+        assert 0.45 < run["weekly_last_year_crps"] < 0.47 and 0.38 < run["weekly_ensemble_crps"] < 0.4
+        assert all(0.66 < run[f"weekly_{name}_inside_80"] < 0.75 for name in WEEKLY)
+        assert 0.77 < run["weekly_last_year_inside_80"] < 0.79
+        widths = {name: run[f"weekly_{name}_width_80"] for name in (*WEEKLY, "last_year")}
+        assert widths["last_year"] == max(widths.values())
+        assert run["weekly_quantiles_total"] > 0.265 > 0.255 > max(run[f"weekly_{n}_total"] for n in WEEKLY[2:])
+        assert run["weekly_quantiles_energy"] < 1.05 * run["weekly_mixture_energy"]
+        for name in ("gaussian", "mixture"):
+            lost = run[f"weekly_{name}_inside_80"] - run[f"weekly_{name}_means_inside_80"]
+            assert 0.15 < lost < 0.25  # z alone: "about twenty points"
+            assert abs(run[f"known_{name}_inside_80"] - run[f"known_{name}_means_inside_80"]) < 0.02
+
+
+def test_chapter_10_prints_what_its_prose_says():
+    text = printed("10_forecasting")
+    found = re.findall(r"^(law|the same, shuffled) +CRPS ([\d.]+), energy score ([\d.]+), .* path ([\d.]+)", text, re.M)
+    (_, *law), (_, *shuffled) = found
+    ratios = [float(b) / float(a) for a, b in zip(law, shuffled, strict=True)]
+    assert abs(ratios[0] - 1) < 0.002 and 1.12 < ratios[1] < 1.18 and 1.35 < ratios[2] < 1.45
+    two, many = (number(rf"from {pattern} ([\d.]+)", text) for pattern in ("2 draws", r"2 draws [\d.]+, from 64"))
+    assert 1.4 < two / many < 1.6  # "half as large again"
+    assert number(r"^point forecast +: .*1/2, (\d+)% of", text) <= 4
+    assert 18 <= number(r"^upper branch, always: .*1/2, (\d+)% of", text) <= 30
+    rows = r"^{} +([\d.]+) +([\d.]+) +([\d.]+) +(\d+)% +(\d+)% +(\d+)% +([\d.]+)% +([\d.]+)%"
+    names = ("law", "quantile regressor", "CVAE, gaussian", "CVAE, mixture")
+    table = {name: [float(v) for v in re.findall(rows.format(name), text, re.M)[0]] for name in names}
+    assert table["CVAE, mixture"][0] / table["law"][0] < 1.05  # the bar
+    assert table["CVAE, mixture"][6] < 5 < 8 < table["CVAE, gaussian"][6]
+    assert table["quantile regressor"][7] > 30
+    assert 0.09 < table["quantile regressor"][6] / 100 < 0.13  # "one draw in nine"
+    assert number(r"^CVAE, mixture .*worst group off by ([\d.]+)", text) < 0.03  # the bar
+    assert 0.025 < number(r"^law .*window by window ([\d.]+)", text) < 0.035
+    assert "CO2: 2284 weeks, 59 of them missing" in text
+    rates = [float(rate) for rate in re.findall(r"^epoch .* rate ([\d.]+)", text, re.M)][1::2]
+    assert len(rates) == 4 and min(rates[:2]) > 9 and max(rates[2:]) < 2  # "less than 2 nats", "at 9 or more"
+    guess = r"^eight hidden, {} +CRPS ([\d.]+), inside the 80% interval (\d+)%"
+    (told, held), (filled, sure) = (
+        map(float, re.findall(guess.format(f"CVAE, told the {what}"), text, re.M)[0]) for what in ("mask", "best guess")
+    )
+    assert abs(filled / told - 1) < 0.03 and held > 76 and sure == 68
+    sides = re.findall(r"^(last year|point|quantile|CVAE, \w+).* (\d+)%  +(\d+)%   [+-]", text, re.M)
+    assert len(sides) == 5 and all(int(under) <= 11 and 17 <= int(over) <= 23 for _, under, over in sides[1:])
+    assert all(9 <= int(share) <= 12 for share in sides[0][1:])

@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 RUNNER = ROOT / "tests" / "run_cells.py"
 DRIVER = ROOT / "tests" / "drive_panels.py"
+PLACES = "5"  # of each control; benchmarks/panels.py, which times them, drives every value
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # Python reads this file at its start: whatever then opens a socket to elsewhere is refused.
@@ -73,7 +74,7 @@ def test_offline_without_data_a_chapter_runs_on_strokes_and_says_so(chapter: Pat
     environment = cut_off(tmp_path / "machine")
     environment["PYTHONPATH"] += os.pathsep + str(ROOT)
     # On the way, the chapter's panels are driven: they are what it leaves behind.
-    printed = run([sys.executable, str(DRIVER), str(chapter)], tmp_path, environment)
+    printed = run([sys.executable, str(DRIVER), str(chapter), PLACES], tmp_path, environment)
     cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     if re.search(r"\b(digits|mnist)\(", code):

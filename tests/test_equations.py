@@ -14,10 +14,17 @@ from collapse import Committed
 from lifting import lift
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
-from cvae_lib import data
+from cvae_lib import data, series
 from cvae_lib.conditioning import conditioning
-from cvae_lib.conditions import AttributeCondition, CaptionCondition, Observed, Vocabulary, masked_mean
-from cvae_lib.evaluation import active_units, calibration
+from cvae_lib.conditions import (
+    AttributeCondition,
+    CaptionCondition,
+    Observed,
+    ObservedCondition,
+    Vocabulary,
+    masked_mean,
+)
+from cvae_lib.evaluation import active_units, calibration, crps_gaussian_mixture
 from cvae_lib.laboratory import LinearEncoder, LinearGaussian, full_gaussian
 from cvae_lib.likelihoods import GaussianPixels
 from cvae_lib.model import CVAE, CVAEConfig
@@ -87,7 +94,7 @@ def test_equation_1_1_averaging_over_the_prior_is_the_integral(unsteered):
 
 
 def test_equation_1_2_the_bound_lies_below_the_likelihood(unsteered):
-    elbo = torch.stack([elbo_terms(unsteered, EVERY_IMAGE).elbo.detach() for _ in range(2000)])
+    elbo = elbo_terms(unsteered, EVERY_IMAGE.repeat(2000, 1, 1, 1)).elbo.detach().view(2000, 16)
     assert (elbo.mean(0) - 4 * elbo.std(0) / 2000**0.5 < exact_marginal(unsteered)).all()
 
 
@@ -249,9 +256,9 @@ def test_equation_2_9_sampled_and_analytic_agree_and_the_sampled_is_silent_at_th
 
 
 def test_equation_3_1_the_conditional_bound_lies_below(tiny):
+    often = EVERY_IMAGE.repeat(2000, 1, 1, 1)
     for label in range(3):
-        y = torch.full((16,), label)
-        elbo = torch.stack([elbo_terms(tiny, EVERY_IMAGE, y).elbo.detach() for _ in range(2000)])
+        elbo = elbo_terms(tiny, often, torch.full((32_000,), label)).elbo.detach().view(2000, 16)
         assert (elbo.mean(0) - 4 * elbo.std(0) / 2000**0.5 < exact(tiny, label)).all()
 
 
@@ -602,10 +609,11 @@ def test_equation_8_1_rate_and_distortion_add_up_to_the_average_log_weight(tiny)
     y = torch.arange(16) % 3
     by_hand = lift("08_rate_distortion", "rate_and_distortion")["rate_and_distortion"]
     with torch.no_grad():
-        draws = torch.tensor([by_hand(tiny, EVERY_IMAGE, y) for _ in range(3000)]).double()
-        weights = log_importance_weights(tiny, EVERY_IMAGE, y, 3000).mean(1)  # (3000,)
+        often = EVERY_IMAGE.repeat(10, 1, 1, 1), y.repeat(10)
+        draws = torch.tensor([by_hand(tiny, *often) for _ in range(300)]).double()
+        weights = log_importance_weights(tiny, EVERY_IMAGE, y, 3000).view(300, -1).mean(1)
     assert draws[:, 0].std() < 1e-6  # the rate has a closed form
-    error = (draws.sum(1).var() + weights.var()).sqrt() / 3000**0.5
+    error = (draws.sum(1).var() + weights.var()).sqrt() / 300**0.5
     assert abs(draws.sum(1).mean() + weights.mean()) < 4 * error
 
 
@@ -1127,3 +1135,174 @@ def test_equation_9_11_pooled_intervals_hold_the_truth_as_often_as_they_say():
         inside += bool(mean.abs() < 1.96 * total.sqrt())
         alone += bool(whole[0].mean().abs() < 1.96 * 0.1)
     assert abs(inside / 600 - 0.95) < 0.035 and alone / 600 < 0.85
+
+
+# --- chapter 10: forecasting ----------------------------------------------------------------------------------
+
+CHAPTER_10 = "10_forecasting"
+needs_10 = pytest.mark.skipif(
+    not (ROOT / "notebooks" / f"{CHAPTER_10}.ipynb").exists(), reason=f"{CHAPTER_10} is not built yet"
+)
+
+
+def forked(count: int) -> tuple[series.Law, torch.Tensor, torch.Tensor]:
+    """Return the law of some windows, the windows and their futures, in float64."""
+    found = series.forks("test", count)
+    return series.law(found.windows.double()), found.windows.double(), found.futures.double()
+
+
+def integral_of_squares(cdf, x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Return the integral of (F(u) - 1[u >= x])², cut at x, where it jumps."""
+    total = torch.zeros(()).double()
+    for start, end, step in ((low, float(x), 0.0), (float(x), high, 1.0)):
+        grid = torch.linspace(start, end, 20_001).double()
+        total = total + torch.trapezoid((cdf(grid) - step) ** 2, grid)
+    return total
+
+
+def test_equation_10_1_is_the_density_the_series_are_drawn_from():
+    law, windows, futures = forked(20)
+    whole = series.covariance(series.WINDOW + series.HORIZON)
+    joint = MultivariateNormal(torch.zeros(len(whole)).double(), whole)
+    past = MultivariateNormal(torch.zeros(series.WINDOW).double(), whole[: series.WINDOW, : series.WINDOW])
+    # p(x|y) = p(x, y) / p(y), with the branch that was added taken away again
+    parts = [
+        weight.log() + joint.log_prob(torch.cat([windows, futures - sign * law.branch], 1)) - past.log_prob(windows)
+        for sign, weight in ((1, law.chance), (-1, 1 - law.chance))
+    ]
+    torch.testing.assert_close(law.log_prob(futures), torch.logaddexp(*parts), atol=1e-6, rtol=0)
+
+
+@needs_10
+def test_equation_10_2_both_forms_of_the_crps_are_the_integral():
+    law, _, futures = forked(3)
+    crps_of_law = lift(CHAPTER_10, "distance", "crps_of_law")["crps_of_law"]
+    found = crps_of_law(law, futures)
+    draws = law.sample(4000, torch.Generator().manual_seed(0))
+    half = draws[:2000], draws[2000:]
+    for n in range(3):
+        for t in (0, 5, 11):
+            parts = [(w, Normal(m, law.scale[t])) for w, m in zip(law.weights[n], law.means[n, :, t], strict=True)]
+            exact = integral_of_squares(
+                lambda u, parts=parts: sum(weight * normal.cdf(u) for weight, normal in parts), futures[n, t], -30, 30
+            )
+            assert float(found[n, t]) == pytest.approx(float(exact), abs=1e-6)
+            pairs = (draws[:, n, t] - futures[n, t]).abs().mean() - 0.5 * (half[0] - half[1])[:, n, t].abs().mean()
+            assert float(pairs) == pytest.approx(float(exact), abs=0.08)
+
+
+@needs_10
+def test_equation_10_3_the_distance_of_a_gaussian_from_zero():
+    distance = lift(CHAPTER_10, "distance")["distance"]
+    for m, s in ((0.0, 1.0), (0.7, 0.3), (-2.0, 1.5)):
+        normal = Normal(torch.tensor(m).double(), s)
+        total = 0.0  # in two parts, for the corner at zero
+        for low, high in ((-20.0, 0.0), (0.0, 20.0)):
+            grid = torch.linspace(low, high, 40_001).double()
+            total += float(torch.trapezoid(grid.abs() * normal.log_prob(grid).exp(), grid))
+        assert float(distance(normal.mean, torch.tensor(s).double())) == pytest.approx(total, abs=1e-6)
+
+
+@needs_10
+def test_equation_10_4_is_right_on_average_whatever_m():
+    crps_by_hand = lift(CHAPTER_10, "crps_by_hand")["crps_by_hand"]
+    x = torch.zeros(1).double()
+    truth = float(crps_gaussian_mixture(torch.ones(1, 1).double(), torch.ones(1, 1).double(), x[:, None] + 2, x)[0])
+    for count in (2, 5):
+        many = 1 + 2 * torch.randn(count, 40_000, 1, generator=torch.Generator().manual_seed(count)).double()
+        fair, all_pairs = (crps_by_hand(many, x.expand(40_000, 1), fair) for fair in (True, False))
+        assert float(fair.mean()) == pytest.approx(truth, abs=4 * float(fair.std()) / 200)
+        spread = 2 * 2 / math.sqrt(math.pi)  # E|X - X'| of a normal of scale 2
+        assert float((all_pairs - fair).mean()) == pytest.approx(spread / (2 * count), rel=0.03)
+
+
+@needs_10
+def test_equation_10_5_prefers_the_law_to_its_shuffled_draws_and_is_crps_in_one_dimension():
+    lifted = lift(CHAPTER_10, "energy_by_hand", "crps_by_hand")
+    energy_by_hand, crps_by_hand = lifted["energy_by_hand"], lifted["crps_by_hand"]
+    draws, x = torch.randn(30, 5, 1).double(), torch.randn(5, 1).double()
+    torch.testing.assert_close(energy_by_hand(draws, x), crps_by_hand(draws, x)[:, 0])
+    law, _, futures = forked(300)
+    true = law.sample(60, torch.Generator().manual_seed(0))
+    order = torch.rand(true.shape, generator=torch.Generator().manual_seed(1)).argsort(0)
+    worse = energy_by_hand(true.gather(0, order), futures) - energy_by_hand(true, futures)
+    assert float(worse.mean()) > 4 * float(worse.std()) / 300**0.5
+
+
+@needs_10
+@pytest.mark.parametrize("count", [9, 19, 199])
+def test_equation_10_6_a_right_forecast_keeps_its_promise(count):
+    draws = torch.randn(count, 20_000, generator=torch.Generator().manual_seed(0)).sort(0).values
+    x = torch.randn(20_000, generator=torch.Generator().manual_seed(1))
+    for k in (1, count // 3, count):
+        share = float((x <= draws[k - 1]).float().mean())
+        assert share == pytest.approx(k / (count + 1), abs=0.015)
+    if count == 199:
+        share_inside = lift(CHAPTER_10, "share_inside")["share_inside"]
+        assert share_inside(draws[..., None], x[:, None], 0.8) == pytest.approx(0.8, abs=0.012)
+
+
+def test_equation_10_7_the_square_asks_for_the_mean():
+    law, _, _ = forked(4)
+    draws = law.sample(60_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(draws.mean(0), law.mean, atol=0.05, rtol=0)
+    variance = law.scale**2 + 4 * (law.chance * (1 - law.chance))[:, None] * law.branch**2
+    for away in (0.0, 0.7, -2.0):
+        found = (draws - law.mean - away).square().mean(0)
+        torch.testing.assert_close(found, variance + away**2, atol=0.4, rtol=0.05)
+
+
+@needs_10
+def test_equation_10_8_the_pinball_over_all_levels_is_half_the_crps():
+    normal, x = Normal(torch.tensor(0.5).double(), 1.5), torch.tensor(1.7).double()
+    tau = (torch.arange(200_000).double() + 0.5) / 200_000
+    off = x - normal.icdf(tau)
+    pinball = 2 * torch.maximum(tau * off, (tau - 1) * off).mean()
+    one = torch.ones(1).double()
+    exact = crps_gaussian_mixture(one, one * 0.5, one * 1.5, x)
+    assert float(pinball) == pytest.approx(float(exact), abs=1e-4)
+    lifted = lift(CHAPTER_10, "levels", "pinball")
+    values = torch.randn(7, 2, 1)
+    out = torch.full((1, 2, 39), 0.0, requires_grad=True)  # the quantiles of 7 numbers, by descent
+    for _ in range(4000):
+        loss = lifted["pinball"](out.expand(7, -1, -1).flatten(1), values[..., 0])
+        (slope,) = torch.autograd.grad(loss, out)
+        out = (out - 2 * slope).detach().requires_grad_()
+    middle = values[:, :, 0].median(0).values
+    torch.testing.assert_close(out[0, :, 19], middle, atol=0.05, rtol=0)  # the level 1/2
+
+
+@needs_10
+def test_equation_10_9_draws_twice():
+    lifted = lift(CHAPTER_10, "told", "paths")
+    config = CVAEConfig(image_shape=(1, 1, 3), latent_dim=2, hidden=(8,), prior="mixture", likelihood="real")
+    model = CVAE(config, ObservedCondition((1, 1, 4), flat=True)).eval()
+    y = lifted["told"](torch.randn(2, 4), torch.tensor([[True, True, False, True]] * 2))
+    draws = lifted["paths"](model, y, 40_000).double()  # (40000, 2, 3)
+    z = model.prior(y).sample((20_000,))
+    x = model.likelihood(z, y)
+    mean, inner = x.mean[..., 0, 0, :].double(), x.variance[..., 0, 0, :].double()
+    torch.testing.assert_close(draws.mean(0), mean.mean(0).detach(), atol=0.02, rtol=0)
+    torch.testing.assert_close(draws.var(0), (inner.mean(0) + mean.var(0)).detach(), atol=0.02, rtol=0)
+
+
+def test_equation_10_10_is_the_average_over_what_may_be_hidden():
+    windows = series.forks("test", 2).windows
+    mask = torch.ones(2, series.WINDOW).bool()
+    mask[:, -3:] = False
+    filled = series.filled(windows, mask, 30_000, torch.Generator().manual_seed(0))
+    laws = series.law(filled.flatten(0, 1))
+    chance = laws.chance.view(-1, 2).mean(0)
+    K = series.covariance(series.WINDOW)
+    for n in range(2):  # the chance by quadrature over the one number the coin reads, a Gaussian given what is seen
+        weights = torch.zeros(series.WINDOW).double()
+        weights[-series.LOOK :] = 1 / series.LOOK
+        seen = mask[n]
+        gain = torch.linalg.solve(K[seen][:, seen], K[seen] @ weights)
+        mean = gain @ windows[n, seen].double()
+        variance = weights @ K @ weights - gain @ K[seen] @ weights
+        own = series.covariance(series.LOOK).mean().sqrt()
+        grid = mean + variance.sqrt() * torch.linspace(-8, 8, 2001).double()
+        density = Normal(mean, variance.sqrt()).log_prob(grid).exp()
+        exact = torch.trapezoid(density * torch.sigmoid(-series.TILT * grid / own), grid)
+        assert float(chance[n]) == pytest.approx(float(exact), abs=0.006)

@@ -19,7 +19,9 @@ from torch import nn
 
 from cvae_lib import checks
 from cvae_lib.checks import _registry, _runner, examined
+from cvae_lib.checks._probe import Probe
 from cvae_lib.checks._registry import EXERCISES
+from cvae_lib.checks._verdict import Wrong, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 rate = RIGHT["1.3"][0][1][0]
@@ -98,6 +100,20 @@ def test_of_a_large_answer_the_first_row_that_differs_is_shown():
     verdict = examined("3.2", one_wrong)
     assert verdict.expected.startswith("row 2 of ") and verdict.got.startswith("row 2 of ")
     assert verdict.got.split(": ")[1].startswith("[0.5, 0.5, 0.5") and verdict.expected != verdict.got
+
+
+def test_of_a_long_list_only_the_beginning_is_shown():
+    assert shown([0.25] * 800) == "(" + 6 * "0.25, " + "... 800 in all)"
+    assert shown((1, 2.0)) == "(1, 2)"
+
+
+def test_a_number_that_lies_near_another_mistake_by_chance_gets_its_own_hint():
+    trial = Probe({"chance": "the other", "own": "its own"}, seed=0).trial()
+    near, exact = torch.tensor(1.0005), torch.tensor(1.0)
+    for mistakes, named in (({"chance": near, "own": exact}, "own"), ({"chance": near}, "chance")):
+        with pytest.raises(Wrong) as found:
+            trial.compare(1.0, torch.tensor(2.0), mistakes)
+        assert found.value.found["mistake"] == named
 
 
 def test_two_results_are_printed_by_name_and_one_in_place_of_two_is_said_so():

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from cvae_lib.evaluation import crps, crps_gaussian, energy_score, forecast_report, interval_coverage, mean_and_error
+from cvae_lib.evaluation import (
+    crps,
+    crps_gaussian,
+    crps_gaussian_mixture,
+    energy_score,
+    forecast_report,
+    interval_coverage,
+    mean_and_error,
+)
 from cvae_lib.evaluation import forecasts as forecasts_module
 
 
@@ -214,6 +222,13 @@ def test_the_report_is_the_scores_with_their_errors():
     assert single.energy is None and len(str(single).splitlines()) == 4
 
 
+@pytest.mark.parametrize("profile, seen", [("fast", 60), ("full", 90)])
+def test_a_report_looks_at_all_samples_but_on_the_fast_profile(profile, seen, monkeypatch):
+    monkeypatch.setenv("COURSE_PROFILE", profile)
+    samples, obs = doubles(90, 5, 2), doubles(5, 2, seed=1)
+    assert forecast_report(samples, obs).crps.mean == pytest.approx(float(crps(samples[:seen], obs).mean()))
+
+
 @pytest.mark.parametrize("score", [crps, energy_score, interval_coverage])
 def test_samples_that_do_not_fit_are_refused_in_one_sentence(score, as_users_call):
     with pytest.raises(ValueError, match=r"\(5, 3, 4\) and \(4, 3\)"):
@@ -246,3 +261,35 @@ def test_where_every_series_agrees_each_counts_once():
     samples, obs = doubles(39, 30, 25), torch.zeros(30, 25, dtype=torch.float64)
     found = interval_coverage(samples - samples.mean(0), obs, [0.95])[0]
     assert found.share == 1 and found.standard_error == pytest.approx(1 / 60 / (1 + 1 / 30))
+
+
+# --- a mixture's CRPS in closed form --------------------------------------------------------------------------
+
+
+def test_the_closed_form_of_a_mixture_is_the_integral():
+    weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    means, scales, obs = 2 * doubles(4, 3), doubles(4, 3, seed=1).exp(), 3 * doubles(4, seed=2)
+    ours = crps_gaussian_mixture(weights, means, scales, obs)
+    for i in range(4):
+        total = 0.0
+        for low, high, above in ((-90.0, float(obs[i]), 0.0), (float(obs[i]), 90.0, 1.0)):
+            grid = torch.linspace(low, high, 400_001, dtype=torch.float64)
+            cdf = (weights * Normal(means[i], scales[i]).cdf(grid[:, None])).sum(1)
+            total += float(torch.trapezoid((cdf - above) ** 2, grid))
+        assert float(ours[i]) == pytest.approx(total, abs=1e-6)
+
+
+def test_a_mixture_of_one_is_a_gaussian_and_its_draws_score_alike():
+    mean, scale, obs = doubles(5), doubles(5, seed=1).exp(), doubles(5, seed=2)
+    one = crps_gaussian_mixture(torch.ones(5, 1).double(), mean[:, None], scale[:, None], obs)
+    torch.testing.assert_close(one, crps_gaussian(mean, scale, obs))
+    pairs = torch.tensor([[0.25, 0.75]]).double(), torch.tensor([[-2.0, 1.0]]).double(), torch.ones(1, 2).double()
+    side = torch.where(torch.rand(20_000, 1) < 0.25, -2.0, 1.0).double()
+    draws = side + torch.randn(20_000, 1).double()
+    exact = crps_gaussian_mixture(*pairs, torch.zeros(1).double())
+    torch.testing.assert_close(crps(draws, torch.zeros(1).double()), exact, atol=0.03, rtol=0)
+
+
+def test_a_mixture_without_width_is_refused():
+    with pytest.raises(ValueError, match="above 0 everywhere"):
+        crps_gaussian_mixture(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))

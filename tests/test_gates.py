@@ -19,6 +19,7 @@ FLOORS = [
     "course",
     "strokes",
     "faces",
+    "series",
     "data",
     "conditions",
     "conditioning",

@@ -37,8 +37,8 @@ digits = data.digits("train").subset(slice(4000))
 #
 # The covariance of your data has the eigenvalues {{ 7.1 spectrum }}, and the decoder is linear with Gaussian noise whose
 # **standard deviation** is held at $\sigma = {{ 7.1 std }}$. Train a linear VAE with five latents as well as can be, so that each takes one
-# eigenvector. By how much do the posterior means of the second latent move: what is its $A_2$ of (7.2)? And what is the rate of all five
-# together, in nats?
+# eigenvector. What is $A_2$ of (7.2), the *variance* of the second latent's posterior means? And what is the rate of all five together, in
+# nats?
 #
 # <details><summary>Hint 1</summary>
 #
@@ -94,7 +94,7 @@ check("7.1", moves, rate)
 def movement(mean, y):
     """How much the posterior means move: among all images, and among those of the same label.
 
-    mean: of q(z|x,y), shape (N, D). y: labels, shape (N,). Returns two tensors of shape (D,).
+    mean: of q(z|x,y), shape (N, D). y: labels, ten or more kinds, shape (N,). Returns two tensors of shape (D,).
     """
     ### BEGIN SOLUTION
     off = mean - mean.mean(0)
@@ -112,7 +112,7 @@ check("7.2", movement)
 # %% [markdown]
 # ## 7.3 · Free bits
 #
-# *Implement · ★★☆ · 15 minutes*
+# *Implement · ★★☆ · 10 minutes*
 #
 # The rate with a floor of $\lambda$ nats under each latent, (7.10). Silence saves nothing any more: a latent below the floor feels no
 # pressure at all from the rate, and one above it feels all of it. The check looks at the value and at the gradient.
@@ -252,7 +252,7 @@ for count, nats in () if found is ... else found.items():
 # %% [markdown]
 # ## 7.6 · A cure for your own model
 #
-# *Open stretch · ★★★ · 40 minutes*
+# *Open stretch · ★★★ · 45 minutes*
 #
 # Build a model that has a reason to fall silent, and cure it. It has your `Film` in encoder and decoder, a learned prior with a Gaussian for
 # each label, and a decoder that can partly do without $z$: `look_back` gives every pixel a second opinion, from the pixels before it.

@@ -164,7 +164,7 @@ check("8.3", read_off, culprit)
 # asked what $y$ saves at a given *beta*. Now hold the **rate**: both may spend $R$ nats. The one who knows $y$ ends with a
 # smaller squared error. Let $R$ grow from 0 to 8.
 #
-# **Predict.** Does the error that $y$ saves as $R$ grows become smaller all the way, larger, or does it not change? Write
+# **Predict.** As $R$ grows, does the error that $y$ saves become smaller all the way, become larger, or stay the same? Write
 # `"falls"`, `"rises"` or `"stays"`.
 #
 # **Measure.** Write the least squared error at a rate. (8.4) gives rate and error from the water level $\theta$; you have to go the other
@@ -196,9 +196,9 @@ prediction = "falls"
 
 # %% nbgrader={"grade": false, "grade_id": "exercise-8-4b", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def least_error(spread, rate):
-    """The smallest mean squared error that a code of so many nats can reach.
+    """The smallest E|x - x_hat|², summed over the directions, that a code of so many nats can reach.
 
-    spread: variances, shape (X,). rate: a number, at least 0. Returns one number.
+    spread: variances in any order, shape (X,). rate: a number, at least 0. Returns one number.
     """
     ### BEGIN SOLUTION
     low, high = torch.zeros(()), spread.max()
@@ -294,8 +294,8 @@ check("8.5", gap)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `log_beta += 0.005 * (rate.mean().item() - 8)` after every step, and Adam with a learning rate of 3e-3 for twenty epochs. Keep every
-# value, to look at.
+# `log_beta += 0.005 * (rate.mean().item() - 8)` after every step, and Adam with a learning rate of 3e-3 for twenty epochs of
+# `for x, y, _ in images.batches(100)`. Keep every value, to look at.
 #
 # </details>
 

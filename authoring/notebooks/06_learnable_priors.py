@@ -891,6 +891,8 @@ for name, model in hasty.items():
 # - Sohn, Lee and Yan 2015, *Learning Structured Output Representation using Deep Conditional Generative Models*, NeurIPS 28
 #   (a prior that depends on the observed part)
 # - Hoffman and Johnson 2016, *ELBO surgery*, NeurIPS workshop (the rate in two parts)
+# - Pyro's example *Conditional Variational Auto-encoder*, pyro.ai/examples/cvae.html; Bingham et al. 2019, *Pyro: Deep Universal
+#   Probabilistic Programming*, arXiv:1810.09538 (a decoder of $z$ alone; the prior there also gets a first guess of the image)
 # - Tomczak and Welling 2018, *VAE with a VampPrior*, arXiv:1705.07120
 # - Dilokthanakul et al. 2016, *Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders*, arXiv:1611.02648
 # - Chen et al. 2017, *Variational Lossy Autoencoder*, arXiv:1611.02731 (a learned prior by autoregressive flow)

@@ -92,7 +92,8 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, tuple | list):
-        return "(" + ", ".join(shown(entry) for entry in value) + ")"
+        rest = f", ... {len(value)} in all" if len(value) > SHOWN else ""
+        return "(" + ", ".join(shown(entry) for entry in value[:SHOWN]) + rest + ")"
     if isinstance(value, str | int | bool | None):
         return repr(value)
     named = [f"{name} = {shown(entry)}" for name, entry in vars(value).items()] if hasattr(value, "__dict__") else []

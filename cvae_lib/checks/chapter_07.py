@@ -73,20 +73,22 @@ def _mean_kl(variance: float, moved: float) -> float:
         "same": "Both are the variance among all images. For the second take from each mean that of its own y.",
         "between": "That is how far the classes lie apart, what y alone explains. The rest is asked for.",
         "unweighted": "Every class counts the same in your average. Every image should: some labels are rarer.",
+        "ten": "You went through ten labels, and there are more: go through `y.unique()`.",
     },
 )
 def _moves(probe: Probe, movement: Any) -> None:
     for trial in probe.trials():
-        n, d = 3000, trial.size(3, 5)
-        y = torch.cat([torch.full((share,), label) for label, share in enumerate((1600, 900, 500))])
+        n, d, kinds = 6000, trial.size(3, 5), 12  # more labels than digits, and each often enough to forgive n - 1
+        y = torch.cat([torch.full((share,), label) for label, share in enumerate([2400, 1200] + 10 * [240])])
         y = y[torch.randperm(n, generator=trial.random)].to(trial.device)
-        widths = trial.uniform(0.5, 0.8) * torch.tensor([0.5, 1.0, 2.5]).to(trial.device, trial.dtype)
-        mean = (1 + 2 * trial.normal(3, d))[y] + widths[y][:, None] * trial.normal(n, d)
+        widths = trial.uniform(0.5, 0.8) * torch.tensor([0.5, 1.0] + 10 * [2.5]).to(trial.device, trial.dtype)
+        mean = (1 + 2 * trial.normal(kinds, d))[y] + widths[y][:, None] * trial.normal(n, d)
         m, labels = mean.double().cpu().numpy(), y.cpu().numpy()
-        inside = [m[labels == label] for label in range(3)]
+        inside = [m[labels == label] for label in range(kinds)]
         total = torch.from_numpy(m.var(0))
         within = torch.from_numpy(np.sum([((rows - rows.mean(0)) ** 2).sum(0) for rows in inside], 0) / n)
         averages = np.stack([rows.mean(0) for rows in inside])
+        ten = [((rows - (label < 10) * rows.mean(0)) ** 2).sum(0) for label, rows in enumerate(inside)]
         first, second = (trial.tensor(part) for part in trial.pair(movement, mean=mean, y=y))
         mistakes: Mistakes = {
             "axis": (torch.from_numpy(m.var(1)), torch.from_numpy(m.var(1, ddof=1))),
@@ -104,6 +106,7 @@ def _moves(probe: Probe, movement: Any) -> None:
                 torch.from_numpy(averages.var(0, ddof=1)),
             ),
             "unweighted": torch.from_numpy(np.mean([rows.var(0) for rows in inside], 0)),
+            "ten": (torch.from_numpy(np.sum(ten, 0) / n), torch.from_numpy(np.sum(ten[:10], 0) / n)),
         }
         trial.compare(second, within, wrong, relative=5e-3)
 
@@ -121,6 +124,8 @@ def _moves(probe: Probe, movement: Any) -> None:
         "excess": "That is what lies above the floor. The gradient is the same, but it is no rate any more: too low "
         "by λ for each latent.",
         "added": "You added the floor to every latent. It only counts for those that lie below it.",
+        "dropped": "Latents below the floor are charged nothing. They are charged the floor itself.",
+        "axis": "You averaged over the latents of an image. It is the batch that is averaged: dim=0.",
         "gradient": "The value is right, the gradient is not. Latents below the floor get none, the others theirs.",
     },
 )
@@ -143,6 +148,8 @@ def _floor(probe: Probe, free_rate: Any) -> None:
             "ceiling": _values(sum(min(m, floor) for m in means)),
             "excess": _values(sum(max(m - floor, 0.0) for m in means)),
             "added": _values(total + d * floor),
+            "dropped": _values(sum(m for m in means if m > floor)),
+            "axis": (whole.mean(1).clamp_min(floor).sum(), whole.mean(1).clamp_min(floor).mean()),
         }
         trial.compare(got, torch.tensor(sum(max(m, floor) for m in means)), mistakes)
         wanted = torch.tensor([[float(m > floor) / b for m in means]]).expand(b, d)
@@ -167,7 +174,9 @@ def _values(*numbers: float) -> tuple[Tensor, ...]:
         "above": "It climbs above 1. From `rise` on the weight is 1.",
         "downhill": "It goes from 1 to 0. At first the rate should be cheap.",
         "early": "One step too early. The first step of a cycle has weight 0, and step `rise` the first 1.",
-        "whole": "It jumps from 0 to 1: `//` throws the fraction away.",
+        "whole": "It jumps from 0 to 1, and should rise in a line. `//` throws the fraction away.",
+        "length": "Your cycle has another length. Each takes steps / cycles steps: a rise, then a plateau at 1.",
+        "last": "Only step number `steps` is off. Steps count from 0, so it is the first one after the last cycle.",
     },
 )
 def _cycles(probe: Probe, weight: Any) -> None:
@@ -190,11 +199,13 @@ def _cycles(probe: Probe, weight: Any) -> None:
         mistakes: Mistakes = {
             "never 1": ways(t / n),
             "one rise": (*ways(np.minimum(1, s / rise)), *ways(np.minimum(1, s / steps)), *ways(s / steps)),
-            "falls again": torch.from_numpy(np.minimum(1, t / rise)),
+            "falls again": (torch.from_numpy(np.minimum(1, t / rise)), torch.from_numpy(np.where(s < steps, right, 0))),
             "above": ways(t / rise),
             "downhill": (*ways(1 - right), *ways(1 - np.minimum(1, t / rise))),
-            "early": ways(np.minimum(1, (t + 1) / rise)),
+            "early": (*ways(np.minimum(1, (t + 1) / rise)), *ways(np.minimum(1, t / (rise - 1)))),
             "whole": ways(np.minimum(1, t // rise)),
+            "length": (*ways(s % rise / rise), *ways(np.minimum(1, s % cycles / rise))),
+            "last": torch.from_numpy(np.where(s == steps, 0.0, right)),
         }
         trial.compare(got, torch.from_numpy(right), mistakes)
 
@@ -214,6 +225,7 @@ def _cycles(probe: Probe, weight: Any) -> None:
         "mean of logs": "You averaged log-densities. It is densities that are averaged, and then the logarithm.",
         "bits": "Right in bits. The course counts in nats.",
         "each": "Return one number: the mean over the images.",
+        "width": "`Normal` takes a standard deviation, and `std` is one: no square, no root.",
     },
 )
 def _ceiling(probe: Probe, prediction: Any, information: Any) -> str:
@@ -236,14 +248,25 @@ def _ceiling(probe: Probe, prediction: Any, information: Any) -> str:
         mistakes: Mistakes = {
             "no B": said.mean() - math.log(b),
             "axis": (own - table.logsumexp(0)).mean() + math.log(b),
-            "prior": (own - Normal(0.0, 1.0).log_prob(at).sum(1)).mean(),
+            "prior": (
+                (own - Normal(0.0, 1.0).log_prob(at).sum(1)).mean(),
+                kl_divergence(Normal(m, s), Normal(0.0, 1.0)).sum(1).mean(),
+            ),
             "left out": ((own - others).mean(), (own - others).mean() + math.log(b / (b - 1))),
             "latents": apart.mean(),
             "mean of logs": (own - table.mean(1)).mean(),
             "bits": said.mean() / math.log(2),
-            "each": said,
+            "each": (said, said.sum()),
+            "width": tuple(_estimate(m, wide, at) for wide in (s.square(), s.sqrt())),
         }
         trial.compare(got, said.mean(), mistakes)
     near = abs(float(guess) - math.log(100)) <= 0.15
     said_so = "As you predicted" if near else f"You predicted {float(guess):.2f}, and 100 images give 4.61"
     return f"{said_so}: ln 100, whatever z knows. A number that equals ln B is the size of the set."
+
+
+def _estimate(mean: Tensor, std: Tensor, z: Tensor) -> Tensor:
+    """Return (7.6) of posteriors of another width than those that z was drawn from."""
+    table = Independent(Normal(mean, std), 1).log_prob(z[:, None])
+    nats: Tensor = (table.diagonal() - table.logsumexp(1)).mean() + math.log(len(z))
+    return nats

@@ -23,6 +23,10 @@ MORE, DEARER = 0.5, 2.0  # nats of information that a cure brings back, and what
         "encoder": "The encoder does not hear y: another label gives the same cloud.",
         "decoder": "The decoder does not hear y: another label gives the same logits.",
         "prior": "The prior is the same for every label. Give each label a mean and a log-variance of its own.",
+        "unmoved": "The prior of every label is still N(0, I), as it may have begun: nothing has trained it. The KL in "
+        "`terms` has to be to this prior, and the loss has to charge it.",
+        "looks nowhere": "The decoder does not look back: earlier pixels change no logit. Add `look_back` to them, or "
+        "the model has no reason to fall silent.",
         "peeks": "A logit depends on its own pixel, or on a later one: nothing is left to predict. Give `look_back` "
         "the picture, and the rest of the decoder only z and y.",
         "per latent": "Return the KL per latent, shape (B, D). A floor under each latent needs them one by one.",
@@ -87,12 +91,12 @@ def _logits(trial: Trial, model: nn.Module, z: Tensor, y: Tensor, x: Tensor) -> 
 
 
 def _check_parts(trial: Trial, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """See that every part hears y, and that no logit depends on its own pixel or a later one."""
+    """See that every part hears y, and that logits depend on earlier pixels, not on their own or a later one."""
     (q, p), (other, another) = (_clouds(trial, model, x, label) for label in (y, (y + 1) % 10))
     if torch.equal(q.mean, other.mean) and torch.equal(q.stddev, other.stddev):
         trial.fail("encoder")
     if torch.equal(p.mean, another.mean) and torch.equal(p.stddev, another.stddev):
-        trial.fail("prior")
+        trial.fail("prior" if p.mean.any() or p.stddev.ne(1).any() else "unmoved")
     z = trial.normal(*q.mean.shape)
     if torch.equal(_logits(trial, model, z, y, x), _logits(trial, model, z, (y + 1) % 10, x)):
         trial.fail("decoder")
@@ -100,10 +104,13 @@ def _check_parts(trial: Trial, model: nn.Module, x: Tensor, y: Tensor) -> None:
     seen = x.clone().requires_grad_()
     logits = _logits(trial, model, z, y, seen).flatten(1)
     weights = trial.normal(at + 1)
+    slope = None
     if logits.requires_grad:
         (slope,) = torch.autograd.grad((logits[:, : at + 1] * weights).sum(), seen, allow_unused=True)
-        if slope is not None and bool((slope.flatten(1)[:, at:] != 0).any()):
-            trial.fail("peeks")
+    if slope is not None and bool((slope.flatten(1)[:, at:] != 0).any()):
+        trial.fail("peeks")
+    if slope is None or not slope.any():
+        trial.fail("looks nowhere")
 
 
 def _check_terms(trial: Trial, model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -1,4 +1,7 @@
-"""The datasets of the course, each as an ``ImageSet``: MNIST, Fashion-MNIST, CelebA, built-in strokes and faces."""
+"""The datasets of the course, each as an ``ImageSet``: MNIST, Fashion-MNIST, CelebA, built-in strokes and faces.
+
+Series are here too: :class:`SeriesSet` for any, and the weekly record of chapter 10.
+"""
 
 import os
 from pathlib import Path
@@ -10,6 +13,9 @@ from cvae_lib.course import FAST_DATASET, capped, data_root
 from cvae_lib.data._celeba import celeba
 from cvae_lib.data._download import DataUnavailable, Source, ensure_whole, first_line
 from cvae_lib.data._imageset import Batch, Batches, ImageSet, PixelMode, binarise, check_split
+from cvae_lib.data._series import SeriesSet, Weekly, co2, simulated_weekly, sliding, weekly
+from cvae_lib.series import COUNTS, Forks
+from cvae_lib.series import forks as draw_forks
 
 __all__ = [
     "Batch",
@@ -17,17 +23,26 @@ __all__ = [
     "DataUnavailable",
     "ImageSet",
     "PixelMode",
+    "SeriesSet",
     "Split",
+    "Weekly",
     "binarise",
     "celeba",
+    "co2",
     "digits",
     "faces",
     "fashion_mnist",
+    "forks",
     "mnist",
+    "simulated_weekly",
+    "sliding",
     "strokes",
+    "weekly",
 ]
 
 Split = Literal["train", "test"]
+
+FAST_WINDOWS = 400  # each is scored by hundreds of draws
 
 # Roots where digits() has failed in this process, with whether it was allowed to download.
 _given_up: set[tuple[Path, bool]] = set()
@@ -139,6 +154,25 @@ def faces(
     drawn = draw(split, count=capped(whole, FAST_DATASET), seed=seed)
     attributes = {name: getattr(drawn, name) for name in NAMES}
     return ImageSet(drawn.images, drawn.glasses.long(), "faces", attributes=attributes, classes=2).to(device)
+
+
+def forks(
+    split: Split = "train", *, count: int | None = None, seed: int = 0, device: str | torch.device = "cpu"
+) -> Forks:
+    """Draw the built-in series that forks: windows, futures, and which branch came; see :mod:`cvae_lib.series`.
+
+    Args:
+        split: ``train`` (20,000) or ``test`` (5,000); the two share no random numbers.
+        count: how many windows, if not all; the fast profile gives at most 400.
+        seed: same seed, same series.
+        device: where they go.
+
+    Raises:
+        ValueError: if the split is unknown or the count below 1.
+    """
+    check_split(split)
+    whole = COUNTS[split] if count is None else count
+    return draw_forks(split, capped(whole, FAST_WINDOWS), seed, device)
 
 
 def digits(

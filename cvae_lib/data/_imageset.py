@@ -5,7 +5,7 @@ Everything happens by index on whole tensors; no image is ever handled alone.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
@@ -80,6 +80,8 @@ class ImageSet:
     Raises:
         ValueError: if a tensor has the wrong dtype, shape, length, device or range.
     """
+
+    bounded: ClassVar[bool] = True  # whether pixels lie in [0, 1]
 
     images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, " n"]

@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cvae_lib.course import capped
 from cvae_lib.evaluation._estimate import Estimate, mean_and_error
 
 DISTANCES_AT_ONCE = 2**21
+FAST_DRAWS = 60  # of a report on the fast profile; still enough to reach a 95 % interval
 
 
 def _must_fit(samples: Tensor, obs: Tensor, least: int = 2) -> None:
@@ -75,6 +77,41 @@ def crps_gaussian(
     u = (obs - mean) / scale
     density = torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi)
     return scale * (u * torch.erf(u / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
+
+
+def crps_gaussian_mixture(
+    weights: Float[Tensor, "*#n #k"],
+    means: Float[Tensor, "*#n #k"],
+    scales: Float[Tensor, "*#n #k"],
+    obs: Float[Tensor, "*#n"],
+) -> Float[Tensor, "..."]:
+    r"""Return the CRPS of a forecast that is a mixture of K Gaussians, in closed form, in the unit of the observation.
+
+    .. math:: CRPS = \sum_i w_i A(y - \mu_i, \sigma_i) - \tfrac12 \sum_{i,j} w_i w_j
+              A\Big(\mu_i - \mu_j, \sqrt{\sigma_i^2 + \sigma_j^2}\Big), \quad
+              A(m, s) = E|m + s\epsilon| = m\,(2\Phi(m/s) - 1) + 2 s\,\varphi(m/s)
+
+    Weights, means and scales broadcast.
+
+    Raises:
+        ValueError: if a scale is not above 0.
+
+    Source: Grimit, Gneiting, Berrocal and Johnson 2006 (Quarterly Journal of the Royal Meteorological Society 132).
+    """
+    if not bool((scales > 0).all()):
+        raise ValueError("The scales of a mixture's Gaussians must be above 0 everywhere.")
+    first = (weights * _distance(obs[..., None] - means, scales)).sum(-1)
+    apart = means[..., :, None] - means[..., None, :]
+    both = (scales.square()[..., :, None] + scales.square()[..., None, :]).sqrt()
+    pairs = weights[..., :, None] * weights[..., None, :] * _distance(apart, both)
+    return first - pairs.sum((-2, -1)) / 2
+
+
+def _distance(mean: Tensor, scale: Tensor) -> Tensor:
+    """Return the mean distance of a Gaussian from 0."""
+    u = mean / scale
+    density = torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi)
+    return mean * torch.erf(u / math.sqrt(2)) + 2 * scale * density
 
 
 def energy_score(
@@ -210,9 +247,11 @@ def forecast_report(
 ) -> ForecastReport:
     """Return fair CRPS, fair energy score (for series) and coverage with sharpness, each with a standard error.
 
-    The times of one series count as one observation where a standard error is made. Shapes, units, errors and
-    sources as in :func:`crps`, :func:`energy_score` and :func:`interval_coverage`.
+    The times of one series count as one observation where a standard error is made. The fast profile looks at the
+    first 60 samples only. Shapes, units, errors and sources as in :func:`crps`, :func:`energy_score` and
+    :func:`interval_coverage`.
     """
+    samples = samples[: capped(len(samples), FAST_DRAWS)]
     scores = crps(samples, obs)
     return ForecastReport(
         mean_and_error(scores.reshape(len(obs), -1).mean(1)),

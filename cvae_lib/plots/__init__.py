@@ -4,6 +4,7 @@ from cvae_lib.plots.aggregates import prior_maps, prior_meter, prior_stills
 from cvae_lib.plots.asked import asked_and_measured, word_maps
 from cvae_lib.plots.charts import bars, confusion, curves, latent_map
 from cvae_lib.plots.diagrams import gaussian_stills, graphical_models
+from cvae_lib.plots.forecasts import Fan, fan_and_end, fans, timeline
 from cvae_lib.plots.images import digit_grid
 from cvae_lib.plots.live import bound_meter, bound_sweeps, titled_sheets, training_meter, training_sheets
 from cvae_lib.plots.picture import COLOURS, MARKERS, Picture, new_figure
@@ -13,6 +14,7 @@ from cvae_lib.plots.seeds import seed_dots
 __all__ = [
     "COLOURS",
     "MARKERS",
+    "Fan",
     "Picture",
     "asked_and_measured",
     "bars",
@@ -21,6 +23,8 @@ __all__ = [
     "confusion",
     "curves",
     "digit_grid",
+    "fan_and_end",
+    "fans",
     "gaussian_stills",
     "graphical_models",
     "latent_map",
@@ -31,6 +35,7 @@ __all__ = [
     "prior_stills",
     "rate_distortion_plane",
     "seed_dots",
+    "timeline",
     "titled_sheets",
     "training_meter",
     "training_sheets",

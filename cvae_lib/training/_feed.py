@@ -129,18 +129,19 @@ class Epochs(Feed):
         self.begun = None
 
 
-def blame(x: Tensor, batch: Batch, step: int, name: str) -> None:
-    """Say which image is at fault if x is not finite or lies outside [0, 1].
+def blame(x: Tensor, batch: Batch, step: int, data: ImageSet) -> None:
+    """Say which image is at fault if x is not finite or lies outside [0, 1], where the data are bounded so.
 
     Raises:
         ValueError: naming the step and the first such image.
     """
     rows = x.flatten(1)
-    wrong = ~((rows >= 0) & (rows <= 1)).all(1)
+    fine = (rows >= 0) & (rows <= 1) if data.bounded else rows.isfinite()
+    wrong = ~fine.all(1)
     if wrong.any():
         row = int(wrong.nonzero()[0])
         kind = "outside [0, 1]" if torch.isfinite(rows[row]).all() else "NaN or infinite"
         raise ValueError(
-            f"The batch of step {step} has pixels that are {kind}, first in image {int(batch.index[row])} of {name}, "
-            "so the data are at fault; repair or leave out that image."
+            f"The batch of step {step} has pixels that are {kind}, first in image {int(batch.index[row])} of "
+            f"{data.name}, so the data are at fault; repair or leave out that image."
         )

@@ -157,7 +157,7 @@ class Loop:
     def _train(self, x: Tensor, y: Any, share: Share, batch: Batch) -> None:
         recipe, several = self.recipe, self.team.size > 1
         if self.step == 0:
-            blame(x, batch, 0, self.epochs.data.name)
+            blame(x, batch, 0, self.epochs.data)
         beta = recipe.beta(self.step)
         rate = recipe.learning_rate * recipe.schedule(self.place, self.total)
         for group in self.optimiser.param_groups:
@@ -194,7 +194,7 @@ class Loop:
             flags = torch.tensor([is_bad, self.interrupts.asked], dtype=torch.float32, device=loss.device)
             is_bad, self.is_interrupted = map(bool, self.team.largest(flags).tolist())
         if is_bad:
-            blame(x, batch, self.step, self.epochs.data.name)
+            blame(x, batch, self.step, self.epochs.data)
             self._diverged(f"The loss became {loss.item()}", self.step)
 
     def _note(self, loss: Tensor, norm: Tensor | None) -> None:

@@ -17,6 +17,7 @@ from cvae_lib.widgets.completing import (
     shown,
 )
 from cvae_lib.widgets.drawing import draw_digit, draw_panel, style_sheet
+from cvae_lib.widgets.forecasting import draw_forecast, forecast_panel, forecast_sheet
 from cvae_lib.widgets.panel import Choice, Count, Panel, Slider, Text
 from cvae_lib.widgets.priors import best_gaussian, draw_prior, prior_panel, prior_sheet, split_rate
 from cvae_lib.widgets.styles import style_directions, with_style
@@ -50,10 +51,13 @@ __all__ = [
     "draw_caption",
     "draw_completions",
     "draw_digit",
+    "draw_forecast",
     "draw_panel",
     "draw_prior",
     "draw_stop",
     "draw_training",
+    "forecast_panel",
+    "forecast_sheet",
     "observed_part",
     "prior_panel",
     "prior_sheet",

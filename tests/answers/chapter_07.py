@@ -53,6 +53,11 @@ def between(mean, y):
     return mean.var(0), torch.stack([mean[y == label].mean(0) for label in y.unique()]).var(0)
 
 
+def ten_labels(mean, y):
+    own = torch.stack([mean[y == label].mean(0) for label in range(10)] + 2 * [0 * mean[0]])
+    return mean.var(0), (mean - own[y]).square().mean(0)
+
+
 RIGHT["7.2"] = [
     ("class by class", (classwise(lambda rows: rows.var(0)),)),
     ("a matrix, in float64", (by_matrix,)),
@@ -68,6 +73,7 @@ WRONG["7.2"] = [
     ("between", "of the class means", (between,)),
     ("between", "what y explains", (lambda mean, y: (mean.var(0), by_rows(y)(mean).var(0)),)),
     ("unweighted", "classes alike", (classwise(lambda rows: rows.var(0), weighted=False),)),
+    ("ten", "range(10)", (ten_labels,)),
 ]
 
 
@@ -102,6 +108,8 @@ WRONG["7.3"] = [
     ("ceiling", "min for max", (lambda kl, floor: kl.mean(0).clamp_max(floor).sum(),)),
     ("excess", "above the floor", (lambda kl, floor: (kl.mean(0) - floor).relu().sum(),)),
     ("added", "plus the floor", (lambda kl, floor: (kl.mean(0) + floor).sum(),)),
+    ("dropped", "nothing below", (lambda kl, floor: (kl.mean(0) * (kl.mean(0) > floor)).sum(),)),
+    ("axis", "dim=1", (lambda kl, floor: kl.mean(1).clamp_min(floor).sum(),)),
     ("gradient", "detached", (lambda kl, floor: kl.detach().mean(0).clamp_min(floor).sum(),)),
     ("gradient", "straight through", (straight_through,)),
 ]
@@ -145,6 +153,11 @@ WRONG["7.4"] = [
     ("above", "no min", (within(lambda t, n, rise: t / rise),)),
     ("downhill", "from 1 to 0", (within(lambda t, n, rise: 1 - min(1.0, t / rise)),)),
     ("early", "counted from 1", (within(lambda t, n, rise: min(1.0, (t + 1) / rise)),)),
+    ("early", "rise - 1", (within(lambda t, n, rise: min(1.0, t / (rise - 1))),)),
+    ("falls again", "nothing after", (lambda step, steps, *rest: weight(step, steps, *rest) * (step < steps),)),
+    ("length", "no plateau", (lambda step, steps, cycles, rise: step % rise / rise if step < steps else 1.0,)),
+    ("length", "step % cycles", (lambda step, steps, cycles, rise: min(1, step % cycles / rise),)),
+    ("last", "> for >=", (lambda step, steps, *rest: weight(step, steps, *rest) * (step != steps),)),
     ("whole", "whole division", (within(lambda t, n, rise: min(1, t // rise)),)),
 ]
 
@@ -202,6 +215,8 @@ WRONG["7.5"] = [
     ("latents", "one at a time", (GUESS, apart)),
     ("mean of logs", "no exponential", (GUESS, against(lambda t, z: t.mean(1)))),
     ("bits", "base 2", (GUESS, lambda *given: estimate(*given) / math.log(2))),
+    ("width", "a variance", (GUESS, lambda mean, std, z: estimate(mean, std**2, z))),
+    ("prior", "closed form", (GUESS, lambda m, s, z: kl_divergence(Normal(m, s), Normal(0.0, 1.0)).sum(1).mean())),
     (
         "each",
         "no mean",
@@ -264,6 +279,8 @@ def wrong_cures(plain, cured):
     rows = [
         ("encoder", "y left out", (plain, Pieces(cured, encode=lambda x, y: encode(x, 0 * y)))),
         ("prior", "one for all", (plain, Pieces(cured, prior=lambda y: prior(0 * y)))),
+        ("unmoved", "never trained", (plain, Pieces(cured, prior=lambda y: tuple(0 * part for part in prior(y))))),
+        ("looks nowhere", "no look_back", (plain, Pieces(cured, decode=lambda z, y, x: decode(z, y, 0 * x)))),
         ("decoder", "y left out", (plain, Pieces(cured, decode=lambda z, y, x: decode(z, 0 * y, x)))),
         ("peeks", "its own pixel", (plain, Pieces(cured, decode=lambda z, y, x: decode(z, y, x) + x))),
         ("per latent", "summed", (plain, Summed(cured))),

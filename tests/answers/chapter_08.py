@@ -20,6 +20,8 @@ WRONG["8.1"] = [
     ("no half", "σ² for 2σ²", (49, 7.0)),
     ("beta", "the first again", (49, 49)),
     ("inverse", "upside down in σ", (49, 0.202)),
+    ("pixels", "only pixels, in σ", (49, 19.8)),
+    ("sums", "a sum of squares", (49, 0.707)),
 ]
 
 
@@ -49,6 +51,11 @@ def bills(first=distortion, second=rate):
     return lambda logits, x, *gaussians: (first(logits, x), second(*gaussians))
 
 
+def by_probabilities(logits, x, log):
+    p = logits.sigmoid()
+    return -(x * log(p) + (1 - x) * log(1 - p)).flatten(2).sum(2).mean(0)
+
+
 def log_p(logits, x):
     return (x * logits - F.softplus(logits)).flatten(2).sum(2)
 
@@ -61,6 +68,15 @@ RIGHT["8.2"] = [
 WRONG["8.2"] = [
     ("order", "rate first", (lambda *given: by_distributions(*given)[::-1],)),
     ("one decoding", "mean of logits", (bills(lambda o, x: distortion(o.mean(0, keepdim=True), x)),)),
+    ("one decoding", "mean picture", (bills(lambda o, x: -Bernoulli(o.sigmoid().mean(0)).log_prob(x).sum((1, 2, 3))),)),
+    ("one draw", "the first", (bills(lambda o, x: -log_p(o, x)[0]),)),
+    ("unstable", "a bare logarithm", (bills(lambda o, x: by_probabilities(o, x, torch.log)),)),
+    (
+        "unstable",
+        "clamped, as in PyTorch",
+        (bills(lambda o, x: by_probabilities(o, x, lambda p: p.log().clamp(-100))),),
+    ),
+    ("no half", "no half", (bills(second=lambda *g: 2 * rate(*g)),)),
     ("bound", "log-mean-exp", (bills(lambda o, x: math.log(len(o)) - log_p(o, x).logsumexp(0)),)),
     ("draws summed", "sum over K", (bills(lambda o, x: -log_p(o, x).sum(0)),)),
     ("pixel mean", "mean over pixels", (bills(lambda o, x: distortion(o, x) / x[0].numel()),)),
@@ -91,16 +107,19 @@ WRONG["8.3"] = [
     ("unsorted", "as they come", (lambda r, d: -d.diff() / r.diff(), 4)),
     ("backwards", "descending", (lambda r, d: read_off(r, d).flip(0), 4)),
     ("ratio", "D/R", (lambda r, d: d / r, 4)),
+    ("positive", "abs", (lambda r, d: read_off(r, d).abs(), 4)),
+    ("apart", "two sorts", (lambda r, d: -d.sort(descending=True).values.diff() / r.sort().values.diff(), 4)),
+    ("apart", "by distortion", (lambda r, d: -1 / read_off(-d, r), 4)),
     ("culprit", "its neighbour", (read_off, 2.0)),
     ("culprit", "its neighbour above", (read_off, 8.0)),
 ]
 
 
-def searched(spread, rate):
-    low, high = 0.0, float(spread.max())
+def searched(spread, rate, highest=None, floor=0.0):
+    low, high = 0.0, highest or float(spread.max())
     for _ in range(100):
         level = (low + high) / 2
-        price = 0.5 * (spread / max(level, 1e-30)).log().clamp(min=0).sum()
+        price = 0.5 * (spread / max(level, 1e-30)).log().clamp(min=floor).sum()
         low, high = (level, high) if price > rate else (low, level)
     return spread.clamp(max=high).sum()
 
@@ -149,6 +168,12 @@ WRONG["8.4"] = [
     ("equal shares", "R/n each", ("falls", equal)),
     ("one direction", "the largest", ("falls", largest)),
     ("twice", "no half", ("falls", lambda spread, rate: searched(spread, 2 * rate))),
+    ("twice", "no half in the price", ("falls", lambda spread, rate: searched(spread, rate / 2))),
+    ("above", "λ - θ", ("falls", lambda spread, rate: (spread - level_of(spread, rate)).clamp(min=0).sum())),
+    ("averaged", "mean", ("falls", lambda spread, rate: searched(spread, rate) / len(spread))),
+    ("wrong half", "ends exchanged", ("falls", lambda spread, rate: spread.sum() * (rate < 2))),
+    ("first", "spread[0]", ("falls", lambda spread, rate: searched(spread, rate, float(spread[0])))),
+    ("drowned", "negative rates", ("falls", lambda spread, rate: searched(spread, rate, floor=-math.inf))),
     ("bits", "powers of two", ("falls", lambda spread, rate: searched(spread, rate * math.log(2)))),
     (
         "drowned",
@@ -169,19 +194,18 @@ def entropy_of(column):
     return -(share * share.log()).sum()
 
 
-def shared(a, b):
-    pairs = a * (int(b.max()) + 1) + b
-    return entropy_of(a) + entropy_of(b) - entropy_of(pairs)
+def shared(a, b, pairs=lambda a, b: a * (int(b.max()) + 1) + b):
+    return entropy_of(a) + entropy_of(b) - entropy_of(pairs(a, b))
 
 
-def tables(codes, factors):
-    told = torch.stack([torch.stack([shared(z, v) for v in factors.T]) for z in codes.T])  # (D, K)
+def tables(codes, factors, **how):
+    told = torch.stack([torch.stack([shared(z, v, **how) for v in factors.T]) for z in codes.T])  # (D, K)
     return told, torch.stack([entropy_of(v) for v in factors.T])
 
 
-def score(made):
+def score(made, **how):
     """Return an answer that is ``made(told, entropy)``."""
-    return lambda codes, factors: made(*tables(codes, factors))
+    return lambda codes, factors: made(*tables(codes, factors, **how))
 
 
 def difference(told, axis=0):
@@ -223,6 +247,9 @@ WRONG["8.5"] = [
     ("no entropy", "bare gap", (score(lambda told, entropy: difference(told).mean()),)),
     ("latent entropy", "of z", (by_latent_entropy,)),
     ("log bins", "ln of values", (by_bins,)),
+    ("latent entropy", "what the best knows", (score(lambda told, _: (difference(told) / told.max(0).values).mean()),)),
+    ("pooled", "sums", (score(lambda told, entropy: difference(told).sum() / entropy.sum()),)),
+    ("pairs", "a + b", (score(lambda told, entropy: (difference(told) / entropy).mean(), pairs=torch.add),)),
     ("axis", "over factors", (score(lambda told, entropy: difference(told, 1).mean()),)),
     ("no gap", "the best", (score(lambda told, entropy: (told.max(0).values / entropy).mean()),)),
     (
