@@ -275,10 +275,12 @@ for q in columns:
     lines[f"{q}, prior"] = [mean(f"cvae_{q}_prior_{k}") for k in (1, 10, 100, 1000, 10_000)]
     known = [mean(f"cvae_{q}_importance_{k}") for k in (1, 10, 100, 1000)]
     lines[f"{q}, importance"] = [*known, math.nan]
+
+# %%
 picture = plots.curves(
     lines,
     "Six curves over the number of samples on a logarithmic axis, two for each number of observed quadrants. Those of "
-    "importance sampling fall a little and are flat from a hundred samples on. Those of prior Monte Carlo start tens of nats "
+    "importance sampling fall a little and are flat from a hundred samples on. Those of prior Monte Carlo start ten nats and more "
     "higher, and come the closer the more is observed; with one quadrant they are still apart at ten thousand samples.",
     x=(1, 10, 100, 1000, 10_000),
     x_label="samples K",
