@@ -950,3 +950,5 @@ print(f"bicubic      {0:>18.1f} {off:>14.1f}\necho         {0:>18.1f} {0:>14.1f}
 # - Isola, Zhu, Zhou and Efros 2017, *Image-to-Image Translation with Conditional Adversarial Networks*, arXiv:1611.07004 (edges to pictures, with one answer)
 # - Zhu et al. 2017, *Toward Multimodal Image-to-Image Translation*, arXiv:1711.11586 (many answers, by a conditional VAE and GAN together)
 # - Pyro contributors, *Conditional Variational Auto-encoder*, a tutorial, pyro.ai/examples/cvae.html (the table discussed above)
+#
+# **Next:** [10 · Forecasting](10_forecasting.ipynb)
