@@ -17,6 +17,7 @@ SPELLINGS = (
     (r"\\math(bb|cal|bf)\s+([A-Za-z0-9])", r"\\math\1{\2}"),
     (r"\\mathrm\{([A-Za-z]{2,})\}", r"\\text{\1}"),  # a word, and not a product of upright letters
     (r"\\(arg|argmin|argmax)\b", r"\\operatorname{\1}"),
+    (r"\\([Bb]igg?[lrm]?)\\(?:\||Vert\b)", r"\\\1‖"),
 )
 SCRIPTS = ("msub", "msup", "msubsup", "munder", "mover", "munderover")
 OPENING = tuple("([{|∥‖⟨")

@@ -220,6 +220,7 @@ def test_exercises_are_blank_and_the_search_does_not_give_answers_away(
         (r"x\!y", ['width="-0.167em"']),
         (r"\begin{aligned} a &= b \\[4pt] &= c \end{aligned}", ["<mtable", "<mi>b</mi></mtd></mtr><mtr>"]),
         (r"\Big\{ x", [">{</mo>"]),
+        (r"p \Big\| q \big\Vert r", ['1.623em">‖</mo>', '1.2em">‖</mo>']),
     ],
 )
 def test_equations_are_said_in_what_browsers_know(latex: str, parts: list[str]) -> None:
