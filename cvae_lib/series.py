@@ -7,12 +7,13 @@ next :data:`HORIZON` steps plus or minus a known path, :func:`branch`; which of 
 """
 
 import math
-import random
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from cvae_lib._streams import named_generator
 
 WINDOW, HORIZON = 24, 12
 PERIOD, DAMPING = 12.0, 0.96
@@ -99,7 +100,7 @@ def forks(split: str = "train", count: int | None = None, seed: int = 0, device:
     count = COUNTS[split] if count is None else count
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"The number of windows must be a whole number of at least 1, not {count!r}.")
-    generator = _generator(seed, split)
+    generator = named_generator(f"series {split}", seed)
     steps = WINDOW + HORIZON
     # A row of random numbers for each window, so that a longer set begins with a shorter one. torch draws normals by
     # sixteens and the rest of them in another way, so there must be no rest.
@@ -190,8 +191,3 @@ def covariance(steps: int) -> Float[Tensor, "s s"]:
 def _check(windows: Tensor) -> None:
     if windows.ndim != 2 or windows.shape[1] != WINDOW:
         raise ValueError(f"Windows of the series have shape (N, {WINDOW}), not {tuple(windows.shape)}.")
-
-
-def _generator(seed: int, stream: str) -> torch.Generator:
-    # Seeds of the CPU generator count only modulo 2**32, so name and seed are hashed together.
-    return torch.Generator().manual_seed(random.Random(f"series {stream}:{seed}").getrandbits(32))

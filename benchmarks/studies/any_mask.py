@@ -6,6 +6,7 @@
 A finished training is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -243,7 +244,7 @@ def trained(kept: Path) -> Iterator[str]:
     """Do what is not done yet, piece by piece, saying how far it is."""
     for seed in SEEDS:
         for name, piece in PIECES.items():
-            if keeping.once(keeping.place(kept, name, seed), lambda piece=piece, seed=seed: piece(seed)):  # type: ignore[misc]
+            if keeping.once(keeping.place(kept, name, seed), functools.partial(piece, seed)):
                 yield f"{name}, seed {seed}: done"
 
 

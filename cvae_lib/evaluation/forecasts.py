@@ -74,9 +74,7 @@ def crps_gaussian(
     """
     if not bool((scale > 0).all()):
         raise ValueError("The scale of a Gaussian forecast must be above 0 everywhere.")
-    u = (obs - mean) / scale
-    density = torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi)
-    return scale * (u * torch.erf(u / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
+    return _distance(obs - mean, scale) - scale / math.sqrt(math.pi)
 
 
 def crps_gaussian_mixture(

@@ -1,13 +1,13 @@
 """Drawn faces: 32x32 colour pictures with every fact about each known, and a ruler that reads the facts back."""
 
 import math
-import random
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
+from cvae_lib._streams import named_generator
 from cvae_lib.faces._parts import (
     BACKGROUND,
     FRAME,
@@ -104,17 +104,12 @@ def _given(name: str, value: float | Tensor, count: int) -> Float[Tensor, "n"]:
     return found.expand(count).clone()
 
 
-def _generator(seed: int, stream: str) -> torch.Generator:
-    # seeds of the CPU generator count only modulo 2**32, so name and seed are hashed together
-    return torch.Generator().manual_seed(random.Random(f"faces {stream}:{seed}").getrandbits(32))
-
-
 def _draw(count: int, seed: int, stream: str, given: dict[str, Tensor]) -> Faces:
-    uniform = torch.rand(count, len(HAND), generator=_generator(seed, stream))
+    uniform = torch.rand(count, len(HAND), generator=named_generator(f"faces {stream}", seed))
     hand = dict(zip(HAND, uniform.T, strict=True))
     facts = {"smile": 2 * hand["smile"] - 1, "glasses": (hand["glasses"] < 1 / 3).float()}
     facts = {name: given.get(name, facts.get(name, hand[name])) for name in NAMES}
-    grain = _generator(seed, f"{stream} grain")
+    grain = named_generator(f"faces {stream} grain", seed)
     images = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
     parts = torch.empty(count, SIDE, SIDE, dtype=torch.int64)
     for rows in torch.split(torch.arange(count), CHUNK):

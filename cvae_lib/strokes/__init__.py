@@ -1,7 +1,6 @@
 """The built-in dataset: digits written by a simulated pen, with every fact about each picture known."""
 
 import math
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8
 from torch import Tensor
 
+from cvae_lib._streams import named_generator
 from cvae_lib.strokes._skeletons import CENTRE, SEGMENTS, SIDE, WARPS, fitted, placed, shaken, skeletons
 
 CHUNK = 64  # pictures drawn at once: the working set stays inside a processor's cache
@@ -63,7 +63,7 @@ def strokes(
     count = {"train": 60_000, "test": 10_000}[split] if count is None else count
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"The number of digits to draw must be a whole number of at least 1, not {count!r}.")
-    shuffles = torch.rand(-(-count // 10), 10, generator=_generator(seed, f"{split} labels"), dtype=torch.float32)
+    shuffles = torch.rand(-(-count // 10), 10, generator=named_generator(f"{split} labels", seed), dtype=torch.float32)
     return _draw(shuffles.argsort(1).flatten()[:count], seed, split, device, {}, GRAIN)
 
 
@@ -122,11 +122,6 @@ def _given(name: str, value: int | float | Tensor, count: int) -> Float[Tensor, 
     return found.expand(count).clone()
 
 
-def _generator(seed: int, stream: str) -> torch.Generator:
-    # seeds of the CPU generator count only modulo 2**32, so name and seed are hashed together
-    return torch.Generator().manual_seed(random.Random(f"{stream}:{seed}").getrandbits(32))
-
-
 def _normal(uniform: Tensor) -> Tensor:
     return torch.erfinv(2 * uniform - 1).mul(math.sqrt(2)).clamp(-2.3, 2.3)
 
@@ -148,8 +143,8 @@ def _draw(
 ) -> Strokes:
     """Give each label a row of random numbers and draw, a chunk of pictures at a time."""
     columns = len(HAND) + WARPS + 2 * skeletons().points.shape[1]
-    uniform = torch.rand(len(labels), columns, generator=_generator(seed, stream), dtype=torch.float32)
-    grain = _generator(seed, f"{stream} grain")
+    uniform = torch.rand(len(labels), columns, generator=named_generator(stream, seed), dtype=torch.float32)
+    grain = named_generator(f"{stream} grain", seed)
     whole: list[Tensor] = []
     with _one_thread():
         for rows in torch.split(torch.arange(len(labels)), CHUNK):
