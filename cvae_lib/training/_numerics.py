@@ -14,6 +14,8 @@ Precision = Literal["auto", "float32", "bf16"]
 # pixels is information.
 NOISE = 1_000_003
 
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
     """Return the context for a forward pass: bfloat16 products, or plain float32.
@@ -51,7 +53,12 @@ def compiled(
         how: False for not at all, True, or a mode of ``torch.compile`` such as "reduce-overhead" (CUDA graphs).
         device: where it will run. One small kernel is built there first, to see whether there is a compiler.
         say: what the sentence is passed to.
+
+    Raises:
+        ValueError: if ``how`` is neither a bool nor a mode.
     """
+    if not isinstance(how, bool) and how not in MODES:
+        raise ValueError(f"compile is True, False or a mode ({', '.join(MODES)}), not {how!r}.")
     if how is False:
         return function
     mode = how if isinstance(how, str) else None
