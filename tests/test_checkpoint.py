@@ -218,6 +218,15 @@ def test_resuming_where_there_is_nothing_begins(tmp_path):
     assert same(net, whole)
 
 
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    net, _ = run("~/run", epochs=1)
+    assert same(load_checkpoint("~/run")[0], net) and (tmp_path / "run" / "checkpoint.json").exists()
+    save_checkpoint("~/weights", net)
+    assert same(load_checkpoint(tmp_path / "weights")[0], net)
+
+
 def test_live_and_averaged_weights_can_both_be_had(tmp_path):
     live, _ = run()
     averaged, _ = run(tmp_path, ema=0.9)

@@ -341,6 +341,14 @@ def test_a_float64_model_trains_in_float64():
     assert all(p.dtype == torch.float64 for p in net.parameters()) and math.isfinite(history.validation[-1])
 
 
+def test_float32_is_float32_inside_the_callers_autocast():
+    settings = {"epochs": 1, "validation": bars(40), "precision": "float32"}
+    expected = fit(model(), bars(200), **settings)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert fit(model(), bars(200), **settings) == expected
+        assert torch.is_autocast_enabled("cpu")
+
+
 # --- how long -------------------------------------------------------------------------------------------------------
 
 

@@ -118,7 +118,7 @@ def folder(value: Any) -> Path:
     """
     if not isinstance(value, str | os.PathLike) or not str(value):
         raise ValueError(f"checkpoint must be a folder, as text or path, not {reprlib.repr(value)}.")
-    return Path(value)
+    return Path(value).expanduser()
 
 
 def check_model(model: Any) -> None:

@@ -52,7 +52,7 @@ def save_checkpoint(folder: str | Path, model: CVAE, history: History | None = N
         CheckpointError: if it cannot be written, for example because the disk is full.
     """
     facts = {"architecture": model.config.as_dict(), "history": (history or History()).to_json()}
-    write(Path(folder), facts, prefixed("model", model.state_dict()))
+    write(Path(folder).expanduser(), facts, prefixed("model", model.state_dict()))
 
 
 def load_checkpoint(
@@ -74,7 +74,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: if it is missing, cut short, edited, of a newer format, or has no such weights.
     """
-    facts, tensors = read(Path(folder))
+    facts, tensors = read(Path(folder).expanduser())
     kinds = {"live": "model", "ema": "ema", "best": "best"}
     held = [name for name, prefix in kinds.items() if any(key.startswith(f"{prefix}.") for key in tensors)]
     if "live" not in held:

@@ -28,7 +28,11 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     if precision not in ("auto", "float32", "bf16"):
         raise ValueError(f"precision is 'auto', 'float32' or 'bf16', not {precision!r}.")
     wanted = precision == "bf16" or (precision == "auto" and course.has_native_bf16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+    if wanted:
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)  # the caller's own must not round what is asked in float32
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
