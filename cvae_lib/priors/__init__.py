@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
 
 from cvae_lib.networks import bounded_log_variance
 from cvae_lib.priors._gaussians import UnitNormal, diagonal_gaussian
