@@ -183,6 +183,8 @@ def time_by_kind(model: CVAE, train: data.ImageSet, settings: dict[str, Any]) ->
     on_gpu = settings["device"].type == "cuda"
     own: dict[str, float] = dict.fromkeys([*KINDS, "other"], 0.0)
     for event in profile.key_averages():
+        if event.device_type.name != "CPU":
+            continue  # a kernel, whose time the operation that launched it counts already
         kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), "other")
         own[kind] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
     return {kind: f"{value / sum(own.values()):.0%}" for kind, value in own.items()}

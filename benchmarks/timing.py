@@ -11,6 +11,8 @@ def synchronise(device: torch.device) -> None:
     """Wait for the device, so that a clock read afterwards counts its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
