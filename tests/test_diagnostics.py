@@ -454,6 +454,15 @@ def test_a_continuous_y_leaves_the_information_out_unless_grouped():
     assert grouped.information.set_sizes == (10, 10) and "same y" in str(grouped)
 
 
+def test_a_y_of_several_parts_is_reported_on_too():
+    data, kinds = scribbles(), torch.tensor([[0.5], [1.0]])
+    y = (data.labels, kinds[torch.arange(60) % 2])
+    net = small(condition="label+attributes", attributes=("width",))
+    report = collapse_report(net, data, y=y, samples=3)
+    assert report.information.set_sizes == (10, 10) and report.z_used.within_y and report.y_used.changed > 0.5
+    assert report.information.lower.mean == mutual_information(net, data, y=y).lower.mean
+
+
 def test_a_rate_that_does_not_split_by_latent_is_shown_whole(monkeypatch):
     original = terms_module.elbo_terms
     monkeypatch.setattr(
