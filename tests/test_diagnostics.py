@@ -8,6 +8,7 @@ import torch
 from linear_gaussian import LinearGaussian, matrix, normals, numbered
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from cvae_lib.conditions import Observed
 from cvae_lib.data import ImageSet
 from cvae_lib.evaluation import (
     active_units,
@@ -461,6 +462,25 @@ def test_a_y_of_several_parts_is_reported_on_too():
     report = collapse_report(net, data, y=y, samples=3)
     assert report.information.set_sizes == (10, 10) and report.z_used.within_y and report.y_used.changed > 0.5
     assert report.information.lower.mean == mutual_information(net, data, y=y).lower.mean
+
+
+def test_examples_of_which_the_same_is_unknown_have_the_same_y():
+    data, numbers = scribbles(300), torch.stack((torch.arange(300) % 5, torch.arange(300) % 2), 1).float()
+    numbers[torch.arange(300) % 3 == 0, 1] = math.nan
+    net = small(condition="attributes", attributes=("a", "b"))
+    groups = examples(net, data, y=numbers).groups
+    told = [tuple(row) for row in numbers.nan_to_num(-1).tolist()]
+    assert len(set(told)) == 15 == groups.unique().numel() == len(set(zip(told, groups.tolist(), strict=True)))
+
+
+def test_what_is_hidden_makes_no_two_y_different():
+    data, mask = scribbles(40), torch.zeros(40, 1, 4, 3).bool()
+    mask[:, :, 0] = True
+    image = torch.rand(40, 1, 4, 3)
+    image[:, :, 0] = (torch.arange(40) % 4)[:, None, None]  # four kinds of top row
+    image[7, 0, 2, 1] = math.nan
+    groups = examples(small(condition="observed"), data, y=Observed(image, mask)).groups
+    assert groups.unique().numel() == 4 and torch.equal(groups[:4], groups[36:])
 
 
 def test_a_rate_that_does_not_split_by_latent_is_shown_whole(monkeypatch):

@@ -313,6 +313,15 @@ def test_a_mixture_of_one_is_a_gaussian_and_its_draws_score_alike():
     torch.testing.assert_close(crps(draws, torch.zeros(1).double()), exact, atol=0.03, rtol=0)
 
 
+def test_weights_that_are_no_shares_are_refused():
+    means, scales, obs = doubles(5, 3), doubles(5, 3, seed=1).exp(), doubles(5)
+    for weights in (torch.tensor([0.5, 0.5, 0.5]), torch.tensor([1.5, -0.5, 0.0]), torch.tensor([math.nan, 0.5, 0.5])):
+        with pytest.raises(ValueError, match="at least 0 and sum to 1"):
+            crps_gaussian_mixture(weights.double(), means, scales, obs)
+    even = crps_gaussian_mixture(torch.full((1,), 1 / 3).double(), means, scales, obs)  # one weight for all three
+    torch.testing.assert_close(even, crps_gaussian_mixture(torch.full((3,), 1 / 3).double(), means, scales, obs))
+
+
 def test_a_mixture_without_width_is_refused():
     with pytest.raises(ValueError, match="above 0 everywhere"):
         crps_gaussian_mixture(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
