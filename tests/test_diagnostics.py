@@ -137,6 +137,13 @@ def test_the_sampled_rate_is_the_closed_form_kl():
     assert within(off, 0.0)
 
 
+def test_each_image_finds_its_own_figure_though_labels_alternate():
+    u = 10.0 * torch.arange(1, 41, dtype=torch.float64)[:, None]
+    net = LinearGaussian(u, matrix([1.0]), matrix(1.0), shift=torch.zeros(64, 1, dtype=torch.float64))
+    found = mutual_information(net, numbered(torch.arange(40) % 2), samples=50, **GREY)
+    torch.testing.assert_close(found.rate.per_example.double(), u[:, 0] ** 2 / 2, rtol=0.2, atol=0)
+
+
 def test_the_lower_estimate_is_the_information_of_the_images_at_hand():
     """For n posteriors, I(n;z) and KL(mixture || prior) are integrals over one latent."""
     net, data = vae(9, (1.3,), (0.4,))
