@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cvae_lib._numbers import can_be_read
 from cvae_lib.conditions._condition import Condition, described, given
 
 
@@ -52,7 +53,7 @@ class AttributeCondition(Condition):
         y = given(y, f"attributes, {wanted}")
         if not isinstance(y, Tensor) or not y.is_floating_point() or y.shape[1:] != (len(self.names),):
             raise ValueError(f"Attributes must be {wanted}, not {described(y)}.")
-        if y.device.type == "cpu" and bool(torch.isinf(y).any()):
+        if can_be_read(y) and bool(torch.isinf(y).any()):
             raise ValueError("Attributes must be finite, or NaN where not known, and some are infinite.")
         return y
 

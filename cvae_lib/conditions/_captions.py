@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
+from cvae_lib._numbers import can_be_read
 from cvae_lib.conditions._condition import Condition, Kind, Tokens, described, given
 
 PADDING = 0
@@ -121,7 +122,7 @@ class CaptionCondition(Condition):
             return self.vocabulary.encode(y).to(self.position.device)
         if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 2 or y.shape[1] > length:
             raise ValueError(f"Captions must be {wanted} or fewer columns, not {described(y)}.")
-        if y.device.type == "cpu" and y.numel() and not (int(y.min()) >= PADDING and int(y.max()) <= size):
+        if can_be_read(y) and not (int(y.min()) >= PADDING and int(y.max()) <= size):
             raise ValueError(
                 f"Word numbers must lie in 1..{size} (or 0 for padding), but run from {int(y.min())} to {int(y.max())}."
             )

@@ -7,6 +7,7 @@ image-shaped logits. Both come as MLPs (here) and as convolutional networks, cho
 import math
 from collections.abc import Callable, Sequence
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -78,17 +79,17 @@ class MLP(nn.Module):
                 self.slots[str(block)] = slot
                 width = slot.out_features
             self.layers.append(nn.Linear(width, [*hidden, out_features][block]))
-        self.activation = nn.SiLU()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Float[Tensor, "b f"], c: Representation | None) -> Float[Tensor, "b o"]:
         """Return the outputs, shape (B, out_features)."""
-        last = len(self.layers) - 1
-        for block, layer in enumerate(self.layers):
-            heard = self.slots[str(block)](h, c) if str(block) in self.slots else h
-            out = layer(heard)
+        layers, slots = self.layers, self.slots
+        last = len(layers) - 1
+        for block, layer in enumerate(layers):
+            out = layer(slots[str(block)](h, c) if str(block) in slots else h)
             if block < last:
-                out = self.dropout(self.activation(out))
+                out = F.silu(out)
+                out = self.dropout(out) if self.dropout.p else out
                 # The skip over a hidden block is worth about a nat on MNIST at the same cost.
                 out = h + out if block and h.shape == out.shape else out
             h = out

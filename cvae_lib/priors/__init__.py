@@ -16,7 +16,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from cvae_lib.conditions import Representation, Tokens, without_padding
 from cvae_lib.networks import bounded_log_variance
-from cvae_lib.priors._gaussians import diagonal_gaussian
+from cvae_lib.priors._gaussians import UnitNormal, diagonal_gaussian
 
 Encode = Callable[[Tensor, Any], tuple[Tensor, Tensor]]  # images and c to mean and log-variance of q(z|x,y)
 
@@ -25,17 +25,20 @@ class StandardNormal(nn.Module):
     r"""The fixed prior :math:`p(z|y) = \mathcal N(0, I_D)`, whatever y is."""
 
     zero: Tensor
+    one: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        # A buffer, so that the distribution follows the model's device and dtype; never stored, it has no content.
+        # Buffers, so that the distribution follows the model's device and dtype; never stored, they have no content.
         self.register_buffer("zero", torch.zeros(()), persistent=False)
+        self.register_buffer("one", torch.ones(()), persistent=False)
 
     def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> Independent:
         """Return p(z|y) for a batch: event shape (D,), batch shape (B,)."""
-        zeros = self.zero.expand(batch, self.latent_dim)
-        return Independent(Normal(zeros, torch.ones_like(zeros), validate_args=False), 1, validate_args=False)
+        shape = batch, self.latent_dim
+        unit = UnitNormal(self.zero.expand(shape), self.one.expand(shape), validate_args=False)
+        return Independent(unit, 1, validate_args=False)
 
 
 class _Head(nn.Module):
