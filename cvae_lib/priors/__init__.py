@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
 
 from cvae_lib.conditions import Representation, Tokens, without_padding
 from cvae_lib.networks import bounded_log_variance
