@@ -1,8 +1,9 @@
 """Posterior collapse: one report that joins the diagnostics and says in words what they mean."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cvae_lib.data import ImageSet, PixelMode
@@ -126,7 +127,7 @@ def collapse_report(
     *,
     threshold: float = 0.01,
     samples: int = 20,
-    y: Shaped[Tensor, "n *y"] | None = None,
+    y: Any = None,
     groups: Int64[Tensor, " n"] | None = None,
     pixels: PixelMode = "stochastic",
     seed: int = 0,
@@ -140,7 +141,7 @@ def collapse_report(
     Args:
         threshold: variance above which a latent is active, see :func:`active_units`.
         samples: K of the likelihoods in :func:`is_y_used`.
-        y: (N, ...), the condition of each image where it is not the label.
+        y: (N, ...), or a tuple of such, the condition of each image where it is not the label.
         groups: (N,), which images count as having the same y, instead of those of equal y.
 
     Raises:

@@ -1,7 +1,8 @@
 """Priors over the latent: modules that map a condition to the distribution p(z|y).
 
-All have one signature, ``prior(c, batch, encode)``, where c is the condition as the networks read it, shape (B, C), or
-None for a model without one, and ``encode`` is the encoder, which only the VampPrior asks for.
+All have one signature, ``prior(c, batch, encode)``, where c is the condition as one vector, shape (B, C), or None for a
+model without one, and ``encode`` is the encoder, which only the VampPrior asks for. As it hands c on to the encoder, it
+takes c in whatever form the encoder reads: a vector, tokens or an image.
 """
 
 import math
@@ -9,14 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
 
+from cvae_lib.conditions import Representation, Tokens, without_padding
 from cvae_lib.networks import bounded_log_variance
 from cvae_lib.priors._gaussians import UnitNormal, diagonal_gaussian
 
-Encode = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Encode = Callable[[Tensor, Any], tuple[Tensor, Tensor]]  # images and c to mean and log-variance of q(z|x,y)
 
 
 class StandardNormal(nn.Module):
@@ -175,8 +177,8 @@ class VampPrior(nn.Module):
         # Away from 0 and 1, where the sigmoid has no slope.
         self.raw.copy_(torch.logit(images, eps=0.02))
 
-    def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> MixtureSameFamily:
-        """Return p(z|y): event shape (D,), batch shape (B,).
+    def forward(self, c: Representation | None, batch: int, encode: Encode | None = None) -> MixtureSameFamily:
+        """Return p(z|y): event shape (D,), batch shape (B,), for c in any form the encoder reads.
 
         Raises:
             ValueError: if the encoder is not given.
@@ -187,19 +189,25 @@ class VampPrior(nn.Module):
         if c is None:
             mean, log_variance = (part.expand(batch, -1, -1) for part in encode(self.pseudo_images, None))
         else:
-            rows, place = _distinct(c)  # (U, C), (B,): ten labels need ten passes, not one for each example
-            images = self.pseudo_images.repeat(len(rows), *[1] * (self.raw.ndim - 1))  # (U*M, ...)
-            both = encode(images, rows.repeat_interleave(count, dim=0))  # (U*M, D) each
-            mean, log_variance = (part.unflatten(0, (len(rows), count))[place] for part in both)  # (B, M, D) each
+            first, place = _distinct(c)  # (U,), (B,): ten labels need ten passes, not one for each example
+            images = self.pseudo_images.repeat(len(first), *[1] * (self.raw.ndim - 1))  # (U*M, ...)
+            parts = c if isinstance(c, Tokens) else (c,)
+            again = [part[first].repeat_interleave(count, dim=0) for part in parts]  # (U*M, ...)
+            rows = Tokens(*again) if isinstance(c, Tokens) else again[0]
+            mean, log_variance = (  # (B, M, D) each
+                part.unflatten(0, (len(first), count))[place] for part in encode(images, rows)
+            )
         return _mixture(mean.new_zeros(batch, count), mean, log_variance)
 
 
-def _distinct(c: Float[Tensor, "b c"]) -> tuple[Tensor, Tensor]:
-    """Return the distinct rows of c, through which gradients still flow, and where each row of c is among them."""
-    found, place = torch.unique(c.detach(), dim=0, return_inverse=True)
-    first = torch.full((len(found),), len(c), device=c.device, dtype=place.dtype)
-    first.scatter_reduce_(0, place, torch.arange(len(c), device=c.device), "amin")
-    return c[first], place
+def _distinct(c: Representation) -> tuple[Int64[Tensor, " u"], Int64[Tensor, " b"]]:
+    """Return where each of the distinct examples of c stands first, and which of them each example of c is."""
+    # Words and padding, too, have to be the same for two captions to be the same.
+    rows = torch.cat([without_padding(c).flatten(1), c.mask], 1) if isinstance(c, Tokens) else c.flatten(1)
+    found, place = torch.unique(rows.detach(), dim=0, return_inverse=True)
+    first = torch.full((len(found),), len(rows), device=rows.device, dtype=place.dtype)
+    first.scatter_reduce_(0, place, torch.arange(len(rows), device=rows.device), "amin")
+    return first, place
 
 
 PRIORS = ("standard", "gaussian", "mixture", "vamp")

@@ -82,7 +82,8 @@ def fit(
         model: the CVAE or VAE.
         data: training images.
         y: what the model is told: the labels of ``data`` if None; a tensor of shape (n, ...), or a tuple or dictionary
-            of such, one row per image; or a function of the batch, drawing from torch's global random stream.
+            of such, one row per image, NaN only where the model's condition takes it for "not known"; or a function of
+            the batch, drawing from torch's global random stream.
         epochs: passes over the data, 40 if no budget is given. This, ``steps`` and ``seconds`` exclude each other.
         steps: optimiser steps.
         seconds: time; the schedule follows the clock, so such a run cannot be repeated to the bit.

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvae_lib.conditions import as_vector
 from cvae_lib.data import Batch, ImageSet, PixelMode
 from cvae_lib.model import CVAE
 from cvae_lib.training._distributed import Share, Team
@@ -32,6 +33,24 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return found
 
 
+@torch.no_grad()
+def _first_unread(model: CVAE, y: Conditions, rows: Tensor) -> int | None:
+    """Return the first of the rows of y of which the model's condition makes no finite numbers, None if there is none.
+
+    To some conditions NaN says that a value is not known: an attribute nobody measured, a pixel nobody saw.
+    """
+    try:
+        c = as_vector(model.condition(each(y, lambda values: values[rows.to(values.device)].to(model.device))))
+        fine = bool(torch.isfinite(c).all())
+    except Exception:  # what a condition raises depends on the condition, and a y for somebody's own objective on that
+        fine = False
+    if fine:
+        return None
+    if len(rows) == 1:
+        return int(rows)
+    return next((row for one in rows.split(1) if (row := _first_unread(model, y, one)) is not None), None)
+
+
 class Feed:
     """A set with its conditions on the model's device and in its dtype, cut into batches.
 
@@ -42,7 +61,8 @@ class Feed:
             one row per image; or a function of the :class:`~cvae_lib.data.Batch`.
 
     Raises:
-        ValueError: if images, classes or conditions do not fit the model, or a condition is not finite.
+        ValueError: if images, classes or conditions do not fit the model, or a condition is not finite where its
+            module gives NaN no meaning.
     """
 
     def __init__(self, model: CVAE, data: ImageSet, y: Conditions = None) -> None:
@@ -57,11 +77,14 @@ class Feed:
         for values in tensors_in(y):
             if len(values) != len(data):
                 raise ValueError(f"y must have a row for each of the {len(data)} images, and has {len(values)}.")
-            if values.is_floating_point() and not torch.isfinite(values).all():
-                row = int((~torch.isfinite(values.flatten(1))).any(1).nonzero()[0])
-                raise ValueError(
-                    f"y is not finite in row {row}, so the data are at fault; repair or leave out that row."
-                )
+        for values in tensors_in(y):
+            if not values.is_floating_point() or torch.isfinite(values).all():
+                continue
+            for rows in (~torch.isfinite(values.flatten(1))).any(1).nonzero()[:, 0].split(1000):
+                if (row := _first_unread(model, y, rows)) is not None:
+                    raise ValueError(
+                        f"y is not finite in row {row}, so the data are at fault; repair or leave out that row."
+                    )
         self.data = data.to(device)
         self.y = each(y, lambda values: values.to(device))
         self.is_conditional = model.is_conditional
