@@ -183,7 +183,7 @@ def _run(loop: Loop, keeper: Keeper | None) -> None:
         loop.team.align(loop.model)
     except KeyboardInterrupt:
         if keeper is not None and loop.is_between_steps:
-            keeper.save(loop)
+            keeper.save(loop, together=loop.is_interrupted)
         history.trim()
         history.interrupted = True
         where = "" if keeper is None else f" What is in {keeper.folder} can be resumed."

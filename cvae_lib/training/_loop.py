@@ -22,6 +22,8 @@ from cvae_lib.training._numerics import Precision, autocast
 from cvae_lib.training._progress import Interrupts, Progress
 from cvae_lib.training._stopping import Watch, floats
 
+LISTENS = 50  # steps after which processes on GPUs ask each other about Ctrl-C, for which they all have to wait
+
 
 class TrainingDiverged(RuntimeError):
     """The loss stopped being a number; the model keeps the last good weights.
@@ -133,7 +135,7 @@ class Loop:
                 self.is_between_steps = True
                 self.progress.step(self.step)
                 after_step()
-                if self.is_interrupted or (self.interrupts.asked and self.team.size == 1):
+                if self._should_stop():
                     raise KeyboardInterrupt
                 self._look_at_the_clock()
                 if self.place >= self.total:
@@ -145,6 +147,15 @@ class Loop:
         if self.seen:
             # Saved before it is closed: a longer budget can then go on with the rest of this epoch.
             self._close()
+
+    def _should_stop(self) -> bool:
+        """Say whether somebody interrupts; several processes have to agree, or some would wait for the others."""
+        if self.team.size == 1:
+            return self.interrupts.asked
+        if not self.asks and self.step % LISTENS == 0:
+            flag = torch.tensor(float(self.interrupts.asked), device=self.bad.device)
+            self.is_interrupted = bool(self.team.largest(flag))
+        return self.is_interrupted
 
     def _is_over(self) -> bool:
         stopped = self.watch is not None and self.watch.is_over(len(self.history))

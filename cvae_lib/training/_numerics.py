@@ -31,14 +31,29 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Make torch's randomness follow ``seed`` inside the block, and leave the caller's stream as it was after it.
+    """Make torch's randomness follow ``seed`` inside the block, and leave the caller's streams as they were after it.
 
-    The generator it gives is a stream apart, begun at ``seed`` itself, for order and pixels.
+    That of the CPU and that of ``device`` follow it; those of other devices are not touched. The generator it gives is
+    a stream apart, begun at ``seed`` itself, for order and pixels.
+
+    Args:
+        seed: any whole number that :func:`torch.manual_seed` takes.
+        device: where the generator is to draw.
     """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed + NOISE)
+    own = device.type in ("cuda", "mps")
+    with torch.random.fork_rng([device] if own else [], device_type=device.type if own else "cuda"):
+        begin(seed + NOISE, device)
         yield torch.Generator(device).manual_seed(seed)
+
+
+def begin(seed: int, device: torch.device) -> None:
+    """Seed the global streams of the CPU and of ``device``; torch's own function seeds those of all devices."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def compiled(
