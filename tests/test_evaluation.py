@@ -210,6 +210,7 @@ def test_a_linear_probe_reads_what_is_linear_and_nothing_else():
     product = (z[:, 0] * z[:, 1] > 0).long()
     assert linear_probe(z[:1000], linear[:1000], z[1000:], linear[1000:]) > 0.97
     assert linear_probe(z[:1000], product[:1000], z[1000:], product[1000:]) < 0.6
+    assert linear_probe(z[:1000].double(), linear[:1000], z[1000:].double(), linear[1000:]) > 0.97
 
 
 def test_posterior_means_are_the_encoders():

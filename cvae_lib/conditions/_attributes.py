@@ -64,7 +64,7 @@ class AttributeCondition(Condition):
         Raises:
             ValueError: if an attribute has fewer than two different known values.
         """
-        values = self._checked(training).double()
+        values = self._checked(training).cpu().double()  # in this order: MPS has no float64
         known = ~values.isnan()
         count = known.sum(0)
         mean = values.nan_to_num(0).sum(0) / count

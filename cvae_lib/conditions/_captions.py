@@ -136,7 +136,7 @@ class CaptionCondition(Condition):
         """
         ids = self.ids(y)
         mask = (ids > PADDING) & (ids <= len(self.vocabulary))
-        # Where nobody checks the range (a GPU would have to wait), a number from outside becomes padding.
+        # Where nobody asks (a GPU would have to wait, a graph would be split), a number from outside becomes padding.
         values = self.embed(ids * mask) + self.position[: ids.shape[1]]  # (B, L, C)
         return Tokens(values * mask[..., None], mask)
 

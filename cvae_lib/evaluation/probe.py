@@ -37,7 +37,7 @@ def linear_probe(
     train_labels, test_labels = train_labels[: len(train)], test_labels[: len(test)]
     centre, scale = train.mean(0), train.std(0).clamp_min(1e-6)
     train, test = (train - centre) / scale, (test - centre) / scale
-    reader = nn.Linear(train.shape[1], int(train_labels.max()) + 1)
+    reader = nn.Linear(train.shape[1], int(train_labels.max()) + 1).to(train)  # its device and precision
     nn.init.zeros_(reader.weight)
     nn.init.zeros_(reader.bias)
     optimiser = torch.optim.LBFGS(reader.parameters(), max_iter=course.capped(steps, 10), line_search_fn="strong_wolfe")
