@@ -23,11 +23,17 @@ COUNTS = {"train": 20_000, "test": 5_000}
 
 
 class Forks(NamedTuple):
-    """Windows with what came after them."""
+    """N windows with what came after them.
+
+    Attributes:
+        windows: y, shape (N, 24).
+        futures: x, shape (N, 12).
+        up: which branch it was, shape (N,).
+    """
 
     windows: Float[Tensor, "n w"]
     futures: Float[Tensor, "n t"]
-    up: Bool[Tensor, "n"]  # which branch it was
+    up: Bool[Tensor, "n"]
 
 
 class Law(NamedTuple):
@@ -66,7 +72,7 @@ class Law(NamedTuple):
         return torch.stack([self.chance, 1 - self.chance], dim=1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Float[Tensor, "m n t"]:
-        """Return so many futures for each window."""
+        """Return so many futures for each window, shape (count, N, T); the generator, if given, is one of the CPU."""
         shape = (count, *self.middle.shape)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(self.middle)
         coins = torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(self.middle)
@@ -76,7 +82,7 @@ class Law(NamedTuple):
         return draws
 
     def log_prob(self, futures: Float[Tensor, "*m n t"]) -> Float[Tensor, "*m n"]:
-        """Return log p(x|y), nats."""
+        """Return log p(x|y) of futures (..., N, T), nats per future, shape (..., N); summed over the T steps."""
         root = torch.linalg.cholesky(self.covariance.cpu().double())
         each = []
         for mean, weight in zip(self.means.unbind(1), self.weights.unbind(1), strict=True):

@@ -1,5 +1,6 @@
 """Evaluation against models whose likelihood is known exactly."""
 
+import dataclasses
 import math
 
 import pytest
@@ -201,6 +202,8 @@ def test_a_judge_learns_to_tell_where_the_ink_is():
     images[labels == 1, :, 16:24, 8:20] = 220
     data = ImageSet(images, labels, "halves", classes=2)
     assert accuracy(train_judge(data, epochs=4, batch_size=50), data) > 0.97
+    with pytest.raises(ValueError, match=r"images of shape \(1, 28, 28\), and those of .* are \(1, 14, 28\)"):
+        train_judge(dataclasses.replace(data, images=data.images[:, :, ::2]))
 
 
 def test_a_linear_probe_reads_what_is_linear_and_nothing_else():

@@ -103,7 +103,8 @@ class LabelCondition(Condition):
         """Return the one-hot rows of y, shape (B, num_classes); ``MISSING`` (-1) gives zeros.
 
         Raises:
-            ValueError: if y is None, not an int64 vector, or out of range.
+            ValueError: if y is None, not an int64 vector, or out of range; on a GPU, which would have to wait for the
+                answer, a label out of range counts as missing.
         """
         y = _labels(y, self.dim)
         # One comparison serves as encoding, and leaves -1 as a row of zeros without a branch.
@@ -136,7 +137,8 @@ class EmbeddingCondition(Condition):
         """Return the vectors of the labels, shape (B, C); ``MISSING`` (-1) gives zeros.
 
         Raises:
-            ValueError: if y is None, not an int64 vector, or out of range.
+            ValueError: if y is None, not an int64 vector, or out of range; on a GPU, which would have to wait for the
+                answer, a label out of range counts as missing.
         """
         y = _labels(y, self.num_classes)
         known = (y >= 0) & (y < self.num_classes)
@@ -215,6 +217,11 @@ class ObservedCondition(Condition):
 
 class CompositeCondition(Condition):
     r"""Several conditions at once, their vectors side by side, :math:`c = [c_1, c_2, \dots]`; y is a tuple.
+
+    Each part of y can be missing by itself; :meth:`drop` makes all of them miss together.
+
+    Args:
+        parts: the conditions, in the order of y.
 
     Raises:
         ValueError: if a part gives no vector.

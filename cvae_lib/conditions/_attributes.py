@@ -62,7 +62,7 @@ class AttributeCondition(Condition):
         """Take mean and standard deviation from training data, shape (N, A), NaN left out; return this condition.
 
         Raises:
-            ValueError: if an attribute has fewer than two different known values.
+            ValueError: if an attribute has fewer than two different known values, or one that is infinite.
         """
         values = self._checked(training).cpu().double()  # in this order: MPS has no float64
         known = ~values.isnan()
@@ -77,18 +77,22 @@ class AttributeCondition(Condition):
         return self
 
     def encode(self, y: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
-        r"""Return the standardised attributes, :math:`(y - m) / s`, NaN where they were NaN."""
+        r"""Return the standardised attributes, :math:`(y - m) / s`, shape (B, A), NaN where they were NaN.
+
+        Raises:
+            ValueError: if y is None, not floating point, of another width, or (but on a GPU) infinite.
+        """
         return (self._checked(y).to(self.mean.dtype) - self.mean) / self.std
 
     def decode(self, standardised: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
-        r"""Return attributes in their own units, :math:`m + s u`: the inverse of :meth:`encode`."""
+        r"""Return attributes in their own units, :math:`m + s u`, shape (B, A): the inverse of :meth:`encode`."""
         return self.mean + self.std * standardised
 
     def forward(self, y: Float[Tensor, "b a"] | None) -> Float[Tensor, "b c"]:
         """Return standardised values, 0 where not known, and the flags, shape (B, 2A).
 
         Raises:
-            ValueError: if y is None, not floating point, of another width, or infinite.
+            ValueError: if y is None, not floating point, of another width, or (but on a GPU) infinite.
         """
         values = self.encode(y)  # type: ignore[arg-type]  # None is refused there
         known = ~values.isnan()

@@ -112,9 +112,13 @@ def fit(
             of a run that was never stopped. A budget may have grown; the schedule then follows the new one.
         log_every: print a line every so many epochs where nobody watches; about eight lines by default.
 
+    Returns:
+        What was measured, epoch by epoch.
+
     Raises:
         ValueError: if a number is out of range, or the data do not fit the model or are not finite.
-        TrainingDiverged: if the loss is not finite; names the step, and the model keeps its last good weights.
+        TrainingDiverged: if the loss is not finite; names the step, and the model keeps its last good weights. On CUDA
+            this comes at the end of the epoch, and the steps from the bad one on have changed nothing.
         CheckpointError: if the checkpoint cannot be resumed, or the last one not be written.
         torch.OutOfMemoryError: if a batch does not fit into the device's memory.
 
