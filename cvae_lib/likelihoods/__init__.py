@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
+from cvae_lib._variance import bounded_log_variance
 from cvae_lib.likelihoods._bernoulli import BernoulliImage
 from cvae_lib.likelihoods._levels import CategoricalLevel, DiscretisedLogistic
-from cvae_lib.networks import bounded_log_variance
 from cvae_lib.priors._gaussians import at_least_float32, diagonal_gaussian
 
 

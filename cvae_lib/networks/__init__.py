@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cvae_lib._variance import LOG_VARIANCE_BOUND, bounded_log_variance
 from cvae_lib.conditioning import conditioning
 from cvae_lib.conditions import Representation
 from cvae_lib.networks._blocks import (
-    LOG_VARIANCE_BOUND,
     Placement,
-    bounded_log_variance,
     check_images,
     check_latents,
     told,

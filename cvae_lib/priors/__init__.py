@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from cvae_lib.networks import bounded_log_variance
+from cvae_lib._variance import bounded_log_variance
 from cvae_lib.priors._gaussians import diagonal_gaussian
 
 Encode = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]

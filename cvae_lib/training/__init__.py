@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cvae_lib._streams import seeded
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.model import CVAE
 from cvae_lib.objective import elbo_terms
@@ -17,7 +18,7 @@ from cvae_lib.training._feed import Conditions, Epochs, Feed
 from cvae_lib.training._history import History
 from cvae_lib.training._keeping import Keeper, called
 from cvae_lib.training._loop import Loop, Recipe, TrainingDiverged
-from cvae_lib.training._numerics import Precision, autocast, compiled, seeded
+from cvae_lib.training._numerics import Precision, autocast, compiled
 from cvae_lib.training._progress import Interrupts, Progress
 from cvae_lib.training._stopping import Objective, Watch
 

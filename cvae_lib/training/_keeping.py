@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvae_lib._streams import begin
 from cvae_lib.training import _checkpoint as files
 from cvae_lib.training._checkpoint import CheckpointError
 from cvae_lib.training._history import History
 from cvae_lib.training._loop import Loop
-from cvae_lib.training._numerics import begin
 
 
 def called(value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""How numbers are rounded and drawn while a model trains or is judged: precision and seeds."""
+"""How numbers are rounded while a model trains or is judged, and what its steps are compiled to."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -9,10 +9,6 @@ import torch
 from cvae_lib import course
 
 Precision = Literal["auto", "float32", "bf16"]
-
-# Two streams begun at one seed would give the pixels and the latents the same numbers, and noise that follows the
-# pixels is information.
-NOISE = 1_000_003
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
@@ -27,33 +23,6 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
         raise ValueError(f"precision is 'auto', 'float32' or 'bf16', not {precision!r}.")
     wanted = precision == "bf16" or (precision == "auto" and course.has_native_bf16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Make torch's randomness follow ``seed`` inside the block, and leave the caller's streams as they were after it.
-
-    That of the CPU and that of ``device`` follow it; those of other devices are not touched. The generator it gives is
-    a stream apart, begun at ``seed`` itself, for order and pixels.
-
-    Args:
-        seed: any whole number that :func:`torch.manual_seed` takes.
-        device: where the generator is to draw.
-    """
-    own = device.type in ("cuda", "mps")
-    with torch.random.fork_rng([device] if own else [], device_type=device.type if own else "cuda"):
-        begin(seed + NOISE, device)
-        yield torch.Generator(device).manual_seed(seed)
-
-
-def begin(seed: int, device: torch.device) -> None:
-    """Seed the global streams of the CPU and of ``device``; torch's own function seeds those of all devices."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
 
 
 def compiled(
