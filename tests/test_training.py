@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from cvae_lib import training
 from cvae_lib.data import ImageSet
@@ -18,6 +19,7 @@ from cvae_lib.training import History, TrainingDiverged, autocast, fit, one_cycl
 from cvae_lib.training._budget import Budget
 from cvae_lib.training._distributed import Team
 from cvae_lib.training._loop import Loop, Recipe
+from cvae_lib.training._numerics import compiled
 from cvae_lib.training._progress import Interrupts, Progress
 
 
@@ -550,6 +552,26 @@ def test_compiled_training_computes_the_same(monkeypatch, as_users_call):
     fit(net := model(num_classes=0), bars(200), compile=True, **settings)
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_the_tenth_architecture_is_compiled_as_the_first_was(monkeypatch):
+    """The compiler gives a piece of code up after eight versions, and says so only in a log."""
+    from torch._dynamo.utils import counters
+
+    def loss(net, x):
+        return net(x).sum()
+
+    def tried(kind):
+        torch._dynamo.reset()
+        counters.clear()
+        for width in range(3, 13):
+            compiled(loss, True, torch.device("cpu"), kind=kind(width))(
+                nn.Sequential(*[nn.SiLU()] * width), torch.ones(2)
+            )
+        return counters["frames"]["ok"] == counters["frames"]["total"] >= 10
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    assert tried(str) and not tried(lambda width: "all of one kind")
 
 
 def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, capsys):

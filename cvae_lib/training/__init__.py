@@ -169,7 +169,8 @@ def fit(
             # The noise of the whole batch is drawn by a mode that the compiler does not see through.
             progress.say("torch.compile is not used with several processes; training runs uncompiled.")
             compile = False
-        terms = us.wrap(compiled(objective or elbo_terms, compile, us.device, progress.say), model)
+        kind = str(model.config)
+        terms = us.wrap(compiled(objective or elbo_terms, compile, us.device, progress.say, kind), model)
         loop = Loop(model, terms, feed, recipe, budget, us, watch, progress, interrupts)
         if keeper is not None:
             keeper.begin(loop, resume)

@@ -1,7 +1,9 @@
 """How numbers are rounded while a model trains or is judged, and what its steps are compiled to."""
 
 import contextlib
+import functools
 from collections.abc import Callable
+from types import CodeType, FunctionType
 from typing import Any, Literal
 
 import torch
@@ -26,7 +28,11 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 
 def compiled(
-    function: Callable[..., Any], how: bool | str, device: torch.device, say: Callable[[str], object] = print
+    function: Callable[..., Any],
+    how: bool | str,
+    device: torch.device,
+    say: Callable[[str], object] = print,
+    kind: str = "",
 ) -> Callable[..., Any]:
     """Return ``function`` through ``torch.compile``, or as it is, with a sentence why, where that cannot work.
 
@@ -35,6 +41,7 @@ def compiled(
         how: False for not at all, True, or a mode of ``torch.compile`` such as "reduce-overhead" (CUDA graphs).
         device: where it will run. One small kernel is built there first, to see whether there is a compiler.
         say: what the sentence is passed to.
+        kind: of model that it is compiled for; those of one kind share what was built, those of others do not meet it.
     """
     if how is False:
         return function
@@ -45,5 +52,24 @@ def compiled(
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         say(f"torch.compile cannot build a kernel here ({reason[:150]}), so training runs uncompiled.")
         return function
-    made: Callable[..., Any] = torch.compile(function, mode=mode)
+    made: Callable[..., Any] = torch.compile(_apart(function, kind), mode=mode)
     return made
+
+
+def _apart(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    """Return the function with code of its own for each kind of model.
+
+    The compiler builds at most eight versions of one piece of code and from then on runs it uncompiled: the eighth
+    architecture of a study would have been slow, without an error.
+    """
+    if not isinstance(function, FunctionType):
+        return function
+    code = _code(function.__code__, kind)
+    twin = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return twin
+
+
+@functools.cache
+def _code(code: CodeType, kind: str) -> CodeType:
+    return code.replace()
