@@ -71,8 +71,8 @@ def fit(
     r"""Minimise :math:`-\frac1B\sum_b (E_q[\log p(x_b|z,y_b)] - \beta\,KL_b)` with Adam, in nats per image.
 
     The model is moved to ``device`` and stays there. An interrupt (Ctrl-C, or Stop in a notebook) ends training
-    after the step at hand and keeps the model and the history so far. On the fast profile only the first few steps
-    are taken.
+    after the step at hand (several processes on GPUs take up to 50 more) and keeps the model and the history so far.
+    On the fast profile only the first few steps are taken.
 
     Under ``torchrun`` the same call trains in several processes (gloo, or nccl on CUDA). Each computes its share of
     every batch of ``batch_size`` and draws the noise of the whole batch, so that the result is that of one process,
@@ -105,7 +105,7 @@ def fit(
         precision: ``auto`` (bf16 where the hardware has it), ``float32`` or ``bf16``.
         compile: True, or a mode of ``torch.compile``; its random numbers are others. Says so where there is no
             compiler, or several processes, and does without.
-        device: ``auto`` is CUDA, then MPS, then CPU.
+        device: ``auto`` is what ``COURSE_DEVICE`` says, else CUDA, then MPS, then CPU.
         seed: fixes order, pixels and latent noise; the caller's random stream is left alone.
         checkpoint: a folder for the whole state of the run, see :func:`load_checkpoint`. Every process must see it.
         checkpoint_every: steps from one checkpoint to the next; every epoch if None, and always at the end.
