@@ -60,7 +60,7 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"There is no device {str(name)!r} here; use 'auto' or 'cpu'.") from error
     return device
 

@@ -93,6 +93,26 @@ try:
 except TrainingDiverged as error:
     assert "step 0" in str(error) and all(torch.isfinite(p).all() for p in net.parameters())
     found["diverged"] = torch.ones(1)
+
+if "RANK" in os.environ:
+    try:
+        fit(model(), data.subset(slice(100 - rank)), steps=2, device="cpu")
+    except ValueError as error:
+        assert "process 1 has data=['bars', 99], not ['bars', 100]" in str(error)
+        found["differs"] = torch.ones(1)
+
+    def broken(net, x, y):
+        if rank == 1:
+            raise LookupError("only here")
+        return elbo_terms(net, x, y)
+
+    try:
+        fit(net := model(), data, steps=2, device="cpu", objective=broken)
+    except LookupError:
+        found["broke"] = torch.ones(1)
+    except RuntimeError as error:
+        assert "Process 0 has stopped because another of the 2 processes is gone" in str(error) and not net.training
+        found["left"] = torch.ones(1)
 safetensors.torch.save_file(found, f"{out}-{rank}.safetensors")
 """
 
@@ -159,6 +179,14 @@ def test_several_processes_need_a_device_they_can_share(monkeypatch):
 
 def test_a_loss_that_is_no_number_in_one_process_stops_all(outcomes):
     assert all("diverged" in found for found in outcomes[:3])
+
+
+def test_processes_that_were_told_different_things_do_not_wait_for_each_other(outcomes):
+    assert all("differs" in found for found in outcomes[1:3])
+
+
+def test_a_process_whose_partner_is_gone_says_so_and_ends(outcomes):
+    assert "left" in outcomes[1] and "broke" in outcomes[2]
 
 
 def test_only_the_first_process_prints(outcomes):

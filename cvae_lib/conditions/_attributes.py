@@ -27,6 +27,7 @@ class AttributeCondition(Condition):
         ValueError: if there is no name, or one stands twice.
     """
 
+    reads_gaps = True
     mean: Tensor
     std: Tensor
 
@@ -97,6 +98,10 @@ class AttributeCondition(Condition):
         values = self.encode(y)  # type: ignore[arg-type]  # None is refused there
         known = ~values.isnan()
         return torch.cat([values.masked_fill(~known, 0), known.to(values.dtype)], dim=1)
+
+    def check(self, y: Float[Tensor, "b a"] | None) -> None:
+        """Raise ValueError as ``forward`` does."""
+        self._checked(y)
 
     def hide(self, y: Float[Tensor, "b a"], where: Bool[Tensor, " b"]) -> Float[Tensor, "b a"]:
         """Return the attributes with rows of NaN where ``where`` is true."""

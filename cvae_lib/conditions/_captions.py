@@ -158,6 +158,10 @@ class CaptionCondition(Condition):
         values = self.embed(ids * mask) + self.position[: ids.shape[1]]  # (B, L, C)
         return Tokens(values * mask[..., None], mask)
 
+    def check(self, y: Sequence[str] | Int64[Tensor, "b l"] | None) -> None:
+        """Raise ValueError as ``forward`` does."""
+        self.ids(y)
+
     def hide(self, y: Sequence[str] | Int64[Tensor, "b l"], where: Bool[Tensor, " b"]) -> Int64[Tensor, "b l"]:
         """Return the numbered words with the examples at ``where`` all padding."""
         ids = self.ids(y)

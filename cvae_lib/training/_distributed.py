@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from cvae_lib import course
+from cvae_lib.training._checkpoint import differences
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,23 @@ class Team:
         dist.broadcast(told, src=0)
         return float(told)
 
+    def agree(self, settings: dict[str, Any]) -> None:
+        """Let all processes compare their settings with the first one's, before they wait for each other in vain.
+
+        Raises:
+            ValueError: in all of them, if one differs.
+        """
+        if self.size == 1:
+            return
+        told: list[Any] = [None] * self.size
+        dist.all_gather_object(told, json.dumps(settings))
+        for rank, theirs in enumerate(told):
+            if other := differences(json.loads(told[0]), json.loads(theirs)):
+                raise ValueError(
+                    f"Every process must call fit with the same model, data and settings, and process {rank} has "
+                    f"{other}."
+                )
+
     def align(self, model: nn.Module) -> None:
         """Give every process the first one's parameters and buffers."""
         if self.size > 1:
@@ -107,6 +126,27 @@ class _Terms(nn.Module):
 
 
 _GROUPS = itertools.count()
+
+# How gloo and nccl say that nobody answers any more.
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "gloo")
+
+
+@contextlib.contextmanager
+def alone(us: Team) -> Iterator[None]:
+    """Say in one sentence that another process is gone: why it went, only its own message tells.
+
+    Raises:
+        RuntimeError: if that happens inside the block.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if us.size == 1 or not (isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST)):
+            raise
+        raise RuntimeError(
+            f"Process {us.rank} has stopped because another of the {us.size} processes is gone; "
+            "the message of that one names the cause, and the model here is usable."
+        ) from None
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """A run on disk: writing all of its state between two steps, and taking it up again exactly there."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 from cvae_lib._streams import begin
+from cvae_lib.data import ImageSet
 from cvae_lib.training import _checkpoint as files
 from cvae_lib.training._checkpoint import CheckpointError
+from cvae_lib.training._feed import tensors_in
 from cvae_lib.training._history import History
 from cvae_lib.training._loop import Loop
 
@@ -20,6 +23,16 @@ def called(value: Any) -> Any:
     if callable(value):
         return repr(value) if is_dataclass(value) else getattr(value, "__qualname__", type(value).__name__)
     return value
+
+
+def contents(data: ImageSet, y: Any) -> str:
+    """Return what tells one training set from another of the same name and length: checksums of images and of y."""
+    told = called(y) if callable(y) else " ".join(map(_checksum, tensors_in(data.labels if y is None else y)))
+    return f"checksum {_checksum(data.images)}, y {told}"
+
+
+def _checksum(tensor: Tensor) -> str:
+    return f"{zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data):08x}"
 
 
 class Keeper:
@@ -55,7 +68,8 @@ class Keeper:
             together: whether all processes are here. If not, this one's share of the running means stands for all.
         """
         sums = loop.team.total(loop.sums.clone()) if together else loop.sums * loop.team.size
-        if loop.team.rank == 0 and not loop.bad:
+        # A gradient can spoil the weights of a step whose loss was good; then the checkpoint before it is to stay.
+        if loop.team.rank == 0 and not loop.bad and not loop.bad_weight(loop.live):
             try:
                 files.write(self.folder, *state(loop, self.settings, sums))
                 self.failure = None
@@ -67,8 +81,10 @@ class Keeper:
         """Take up the run that is in the folder, or begin one if there is none.
 
         Raises:
-            CheckpointError: if there is a run and ``resume`` is false, or it is damaged or another one.
+            CheckpointError: if there is a run and ``resume`` is false, or it is damaged or another one, or nothing can
+                be written there.
         """
+        files.check_writable(self.folder)
         if not files.exists(self.folder):
             return
         if not resume:
@@ -77,7 +93,7 @@ class Keeper:
                 "or choose another folder."
             )
         facts, tensors = files.read(self.folder)
-        if "settings" not in facts:
+        if not isinstance(facts.get("settings"), dict):
             raise CheckpointError(
                 f"The checkpoint in {self.folder} holds weights but no optimiser, so it cannot be resumed; "
                 "load_checkpoint it, and train from there into another folder."
@@ -89,7 +105,15 @@ class Keeper:
                 f"The checkpoint in {self.folder} is of a run with {other}; go on with the same settings, "
                 "or begin in another folder."
             )
-        restore(loop, facts, tensors, self.folder)
+        try:
+            restore(loop, facts, tensors, self.folder)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"The checkpoint in {self.folder} does not hold the whole state of a run ({error}), "
+                f"so somebody has edited it; go back to a copy of {self.folder}."
+            ) from None
 
 
 def state(loop: Loop, settings: dict[str, Any], sums: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -125,21 +149,35 @@ def restore(loop: Loop, facts: dict[str, Any], tensors: dict[str, Tensor], folde
 
     Raises:
         CheckpointError: if the weights do not fit the model.
+        ValueError: if something is not as :func:`state` makes it.
     """
     device = loop.model.device
+    weights = files.stripped("model", tensors)
+    for key, here in loop.model.state_dict().items():
+        if key in weights and weights[key].dtype != here.dtype:
+            raise CheckpointError(
+                f"The checkpoint in {folder} is of a model in another precision: {key} is {weights[key].dtype} there "
+                f"and {here.dtype} here; convert the model with .to({weights[key].dtype}) before."
+            )
+    if not 0 <= facts["position"] <= len(loop.epochs) or facts["step"] < facts["position"] or facts["seen"] < 0:
+        raise ValueError(f"step {facts['step']!r}, position {facts['position']!r}")
     files.load_weights(loop.model, files.stripped("model", tensors), folder)
     if loop.average is not None:
         files.load_weights(loop.average, files.stripped("ema", tensors), folder)
     moments = {}
-    for index, (name, _) in enumerate(loop.model.named_parameters()):
+    for index, (name, parameter) in enumerate(loop.model.named_parameters()):
         if found := files.stripped(f"optimiser.{name}", tensors):
+            # The fused step trusts these shapes, and would write beyond the end of a tensor that is too short.
+            wanted = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            if {key: value.shape for key, value in found.items()} != wanted:
+                raise ValueError(f"the moments of {name}")
             moments[index] = found
     groups = loop.optimiser.state_dict()["param_groups"]
     loop.optimiser.load_state_dict({"state": moments, "param_groups": groups})
     loop.sums.copy_(tensors["run.sums"] if loop.team.rank == 0 else torch.zeros(3))  # they are added up over processes
     loop.good_steps.copy_(tensors["run.good_steps"])
     loop.step, loop.position, loop.seen = facts["step"], facts["position"], facts["seen"]
-    loop.budget.before = facts["seconds"]
+    loop.budget.before = float(facts["seconds"])
     loop.history = History.from_json(facts["history"])
     if loop.watch is not None and facts["least"] is not None:
         loop.watch.least, loop.watch.best_epoch = facts["least"], loop.history.best_epoch

@@ -12,6 +12,8 @@ from cvae_lib import course
 
 Precision = Literal["auto", "float32", "bf16"]
 
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
     """Return the context for a forward pass: bfloat16 products, or plain float32.
@@ -42,7 +44,12 @@ def compiled(
         device: where it will run. One small kernel is built there first, to see whether there is a compiler.
         say: what the sentence is passed to.
         kind: of model that it is compiled for; those of one kind share what was built, those of others do not meet it.
+
+    Raises:
+        ValueError: if ``how`` is neither a bool nor a mode.
     """
+    if not isinstance(how, bool) and how not in MODES:
+        raise ValueError(f"compile is True, False or a mode ({', '.join(MODES)}), not {how!r}.")
     if how is False:
         return function
     mode = how if isinstance(how, str) else None
