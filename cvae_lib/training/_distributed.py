@@ -68,6 +68,10 @@ class Team:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
+    def any(self, said: bool) -> bool:
+        """Return whether one of the processes says yes."""
+        return bool(self.largest(torch.tensor(float(said), device=self.device)))
+
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over the processes; changes ``values``."""
         if self.size > 1:

@@ -18,7 +18,7 @@ from cvae_lib.training._budget import Budget, Schedule
 from cvae_lib.training._distributed import GlobalDraws, Share, Team
 from cvae_lib.training._feed import Epochs, blame
 from cvae_lib.training._history import History
-from cvae_lib.training._numerics import Precision, autocast
+from cvae_lib.training._numerics import Precision, asks, autocast
 from cvae_lib.training._progress import Interrupts, Progress
 from cvae_lib.training._stopping import Watch, floats, terms_of
 
@@ -46,11 +46,6 @@ class Recipe:
     clip: float | None
     ema: float | None
     precision: Precision
-
-
-def asks(device: torch.device) -> bool:
-    """Say whether the loss is looked at in every step, or only once in an epoch because looking is dear."""
-    return device.type != "cuda"
 
 
 class Loop:
@@ -150,12 +145,9 @@ class Loop:
 
     def _should_stop(self) -> bool:
         """Say whether somebody interrupts; several processes have to agree, or some would wait for the others."""
-        if self.team.size == 1:
-            return self.interrupts.asked
-        if not self.asks and self.step % LISTENS == 0:
-            flag = torch.tensor(float(self.interrupts.asked), device=self.bad.device)
-            self.is_interrupted = bool(self.team.largest(flag))
-        return self.is_interrupted
+        if self.team.size > 1 and not self.asks and self.step % LISTENS == 0:
+            self.is_interrupted = self.team.any(self.interrupts.asked)
+        return self.is_interrupted or (self.interrupts.asked and self.team.size == 1)
 
     def _is_over(self) -> bool:
         stopped = self.watch is not None and self.watch.is_over(len(self.history))

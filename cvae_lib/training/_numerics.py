@@ -29,6 +29,11 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
+def asks(device: torch.device) -> bool:
+    """Say whether the loss is looked at in every step, or only once in an epoch because looking is dear."""
+    return device.type != "cuda"
+
+
 def compiled(
     function: Callable[..., Any],
     how: bool | str,
