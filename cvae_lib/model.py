@@ -257,6 +257,9 @@ class CVAE(nn.Module):
             y: one condition per image; for a VAE pass ``count`` instead.
             temperature: factor on the prior's standard deviation; below 1 gives more typical, less varied images.
             generator: source of randomness; the global one if not given.
+
+        Raises:
+            ValueError: if neither y nor ``count`` says how many, or y does not fit the model.
         """
         z = tempered_sample(self.prior(y, batch=count), temperature, generator)
         images: Tensor = self.likelihood(z, y).mean
@@ -264,7 +267,11 @@ class CVAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Float[Tensor, "b ch h w"], y: Any = None) -> Float[Tensor, "b ch h w"]:
-        """Encode x, decode the posterior mean; return pixel means in [0, 1]."""
+        """Encode x, decode the posterior mean; return pixel means in [0, 1], shape of x.
+
+        Raises:
+            ValueError: if y is missing for a conditional model, or x or y does not fit the model.
+        """
         images: Tensor = self.likelihood(self.posterior(x, y).mean, y).mean
         return images
 

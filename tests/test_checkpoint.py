@@ -1,5 +1,6 @@
 """Checkpoints: a run that was stopped goes on as if it never had been, and nothing on disk is ever half of a thing."""
 
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import cvae_lib
@@ -17,7 +19,15 @@ from cvae_lib import _files
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
-from cvae_lib.training import CheckpointError, History, _checkpoint, fit, load_checkpoint, save_checkpoint
+from cvae_lib.training import (
+    CheckpointError,
+    History,
+    TrainingDiverged,
+    _checkpoint,
+    fit,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 SETTINGS = {"epochs": 4, "batch_size": 64, "learning_rate": 0.01, "precision": "float32", "device": "cpu"}
 KINDS = {
@@ -95,6 +105,25 @@ def test_a_resumed_run_is_bit_for_bit_the_run_that_was_never_stopped(kind, stop,
     net, history = run(tmp_path, resume=True, **changes)
     assert same(net, whole) and history == expected
     assert objective.calls == stop + 16 - 3 * ((stop - 1) // 3), "a resumed run begins at the last checkpoint"
+
+
+def test_a_run_gone_wrong_unread_on_a_gpu_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
+    """There nobody looks at the loss until the epoch ends; steps 6 and 7 are noted as bad, and 6 is time to save."""
+    whole, expected = run(checkpoint_every=3, folder=tmp_path / "whole")
+
+    def spoilt(net, x, y):
+        terms = elbo_terms(net, x, y)
+        spoilt.calls += 1
+        return terms._replace(log_likelihood=terms.log_likelihood * (math.nan if spoilt.calls >= spoilt.bad else 1))
+
+    spoilt.calls, spoilt.bad = 0, 6
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: False)
+    with pytest.raises(TrainingDiverged, match="at step 5"):
+        run(tmp_path / "run", checkpoint_every=3, objective=spoilt)
+    assert json.loads((tmp_path / "run" / "checkpoint.json").read_text())["step"] == 3
+    spoilt.bad = math.inf
+    net, history = run(tmp_path / "run", checkpoint_every=3, objective=spoilt, resume=True)
+    assert same(net, whole) and history == expected
 
 
 @pytest.fixture
@@ -355,14 +384,111 @@ def test_damage_is_named_in_one_sentence(kind, stored, tmp_path):
         ({"how": "film"}, {}, "how='concatenation', not 'film'"),
         ({}, {"batch_size": 32, "seed": 4}, "batch_size=64, not 32 and seed=0, not 4"),
         ({}, {"beta": 2.0}, r"beta=1\.0, not 2\.0"),
+        ({}, {"precision": "bf16"}, "precision='auto', not 'bf16'"),
+        ({}, {"data": ImageSet(bars().images.flip(0), bars().labels, "bars", classes=4)}, "images='checksum"),
+        ({}, {"data": ImageSet(bars().images, bars().labels.flip(0), "bars", classes=4)}, "images='checksum"),
+        ({}, {"y": (bars().labels + 1) % 4}, "images='checksum"),
+        ({}, {"y": lambda batch: batch.y}, "images='checksum .*, y <lambda>'"),
+        ({}, {"validation": bars(40)}, "validation=None, not 'checksum"),
     ],
 )
 def test_another_model_or_run_is_refused_by_the_setting_that_differs(changes, settings, clue, stored):
     net = model(**changes)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     with pytest.raises(CheckpointError, match=clue):
-        fit(net, bars(), **{"steps": 3, "batch_size": 64, "checkpoint": stored, "resume": True, **settings})
+        usual = {"data": bars(), "steps": 3, "batch_size": 64, "checkpoint": stored, "resume": True}
+        fit(net, **usual | settings)
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_the_labels_may_be_given_or_left_to_the_data(stored):
+    fit(model(), bars(), y=bars().labels, steps=3, batch_size=64, device="cpu", checkpoint=stored, resume=True)
+
+
+def test_a_run_in_another_precision_is_refused(stored):
+    with pytest.raises(CheckpointError, match="float32 there and torch.float64 here; convert the model with .to"):
+        fit(model().double(), bars(), steps=3, batch_size=64, device="cpu", checkpoint=stored, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "full"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_place_that_takes_no_checkpoint_is_refused_before_training(kind, resume, tmp_path, monkeypatch):
+    """Not after an hour of it; and a folder that takes files has none of the probe in it."""
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / {"file": "file", "below a file": "file/run", "full": "new"}[kind]
+    if kind == "full":
+        full = OSError(28, "No space left on device")
+        monkeypatch.setattr("tempfile.mkstemp", lambda **_: (_ for _ in ()).throw(full))
+    never = StopsAt(elbo_terms, 1, AssertionError("it has begun"))
+    with pytest.raises(CheckpointError, match=r"choose another (name|folder)\.$") as caught:
+        fit(model(), bars(), **SETTINGS, checkpoint=folder, resume=resume, objective=never)
+    assert caught.value.__suppress_context__ and (tmp_path / "file").read_text() == "mine"
+
+
+def retensored(folder: Path, change) -> None:
+    """Change the tensors of a checkpoint, with checksums that agree."""
+    held = safetensors.torch.load(tensors(folder).read_bytes())
+    change(held)
+    data = safetensors.torch.save(held)
+    tensors(folder).write_bytes(data)
+    weights = {"file": tensors(folder).name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    reseal(folder, {**card(folder), "weights": weights})
+
+
+MOMENT = "optimiser.encoder.net.layers.0.weight.exp_avg"
+FORGED = {
+    "step": lambda f: reseal(f, {**card(f), "step": "x"}),
+    "position": lambda f: reseal(f, {**card(f), "position": 99}),
+    "seconds": lambda f: reseal(f, {**card(f), "seconds": "q"}),
+    "random": lambda f: reseal(f, {**card(f), "random": {}}),
+    "history": lambda f: reseal(f, {**card(f), "history": "{"}),
+    "begun": lambda f: reseal(f, {**card(f), "begun": "!!!"}),
+    "a moment that is too short": lambda f: retensored(f, lambda held: held.update({MOMENT: torch.zeros(1)})),
+    "no sums": lambda f: retensored(f, lambda held: held.pop("run.sums")),
+    "sums": lambda f: retensored(f, lambda held: held.update({"run.sums": torch.zeros(7)})),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_an_edited_run_with_checksums_that_agree_is_refused(kind, stored, tmp_path):
+    """A moment that is too short would be written past its end by the fused step, and end the process."""
+    folder = Path(shutil.copytree(stored, tmp_path / "copy"))
+    FORGED[kind](folder)
+    with pytest.raises(CheckpointError, match="does not hold the whole state of a run.*edited.*go back") as caught:
+        fit(model(), bars(), steps=5, batch_size=64, device="cpu", checkpoint=folder, resume=True)
+    assert caught.value.__suppress_context__
+
+
+def without(name: str):
+    return lambda f: reseal(f, {key: value for key, value in card(f).items() if key != name})
+
+
+UNSAID = {
+    "weights": (without("weights"), "does not say the weights"),
+    "file": (lambda f: reseal(f, {**card(f), "weights": {}}), "does not say the weights"),
+    "architecture": (without("architecture"), "does not say the architecture"),
+    "history": (without("history"), "does not say the history"),
+    "format": (without("format"), "format None"),
+    "no weights": (lambda f: retensored(f, lambda held: held.clear()), "holds no weights"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSAID)
+def test_a_card_that_leaves_something_out_is_refused(kind, stored, tmp_path):
+    folder = Path(shutil.copytree(stored, tmp_path / "copy"))
+    spoil, clue = UNSAID[kind]
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=clue):
+        load_checkpoint(folder)
+
+
+def test_tensors_that_are_none_are_refused(stored, tmp_path):
+    folder = Path(shutil.copytree(stored, tmp_path / "copy"))
+    tensors(folder).write_bytes(b"garbage")
+    digest = hashlib.sha256(b"garbage").hexdigest()
+    reseal(folder, {**card(folder), "weights": {"file": tensors(folder).name, "bytes": 7, "sha256": digest}})
+    with pytest.raises(CheckpointError, match="holds no tensors .*go back to a copy"):
+        load_checkpoint(folder)
 
 
 def test_a_run_is_not_written_over_unless_it_is_resumed(stored):

@@ -1,5 +1,6 @@
 """Evaluation against models whose likelihood is known exactly."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -304,6 +305,8 @@ def test_a_judge_learns_to_tell_where_the_ink_is():
     images[labels == 1, :, 16:24, 8:20] = 220
     data = ImageSet(images, labels, "halves", classes=2)
     assert accuracy(train_judge(data, epochs=4, batch_size=50), data) > 0.97
+    with pytest.raises(ValueError, match=r"images of shape \(1, 28, 28\), and those of .* are \(1, 14, 28\)"):
+        train_judge(dataclasses.replace(data, images=data.images[:, :, ::2]))
 
 
 def test_a_linear_probe_reads_what_is_linear_and_nothing_else():
@@ -313,6 +316,7 @@ def test_a_linear_probe_reads_what_is_linear_and_nothing_else():
     product = (z[:, 0] * z[:, 1] > 0).long()
     assert linear_probe(z[:1000], linear[:1000], z[1000:], linear[1000:]) > 0.97
     assert linear_probe(z[:1000], product[:1000], z[1000:], product[1000:]) < 0.6
+    assert linear_probe(z[:1000].double(), linear[:1000], z[1000:].double(), linear[1000:]) > 0.97
 
 
 def test_posterior_means_are_the_encoders():

@@ -7,19 +7,22 @@ import math
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from cvae_lib import training
 from cvae_lib.conditions import Observed
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import Terms, elbo_terms
-from cvae_lib.training import History, TrainingDiverged, autocast, fit, one_cycle, seeded
+from cvae_lib.training import History, TrainingDiverged, autocast, fit, load_checkpoint, one_cycle, seeded
 from cvae_lib.training._budget import Budget
 from cvae_lib.training._distributed import Team
 from cvae_lib.training._feed import each
 from cvae_lib.training._loop import Loop, Recipe
+from cvae_lib.training._numerics import compiled
 from cvae_lib.training._progress import Interrupts, Progress
 
 
@@ -149,11 +152,119 @@ def test_the_fast_profile_caps_the_steps(monkeypatch):
         ({"precision": "float8"}, "precision"),
         ({"pixels": "red"}, "pixels"),
         ({"device": "toaster"}, "toaster"),
+        ({"device": None}, "no device 'None'"),
+        ({"epochs": 1.5}, "epochs must be a whole number of at least 1, not 1.5"),
+        ({"epochs": True}, "epochs must be a whole number"),
+        ({"epochs": math.nan}, "epochs must be a whole number"),
+        ({"epochs": None, "steps": "3"}, "steps must be a whole number.*'3'"),
+        ({"epochs": None, "seconds": "a"}, "seconds must be a number"),
+        ({"epochs": None, "seconds": math.inf}, "seconds must be above 0 and finite"),
+        ({"epochs": 0, "steps": 3}, "epochs must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"batch_size": None}, "batch_size must be a number, not None"),
+        ({"learning_rate": "a"}, "learning_rate must be a number, not 'a'"),
+        ({"learning_rate": None}, "learning_rate must be a number, not None"),
+        ({"schedule": [1]}, r"one_cycle, cosine, constant.*\[1\]"),
+        ({"clip": "a"}, "clip must be a number"),
+        ({"ema": True}, "ema must be a number"),
+        ({"weight_decay": None}, "weight_decay must be at least 0"),
+        ({"beta": torch.ones(3)}, "beta must be a number"),
+        ({"seed": None}, "seed must be a number"),
+        ({"seed": 2**70}, "seed must lie between"),
+        ({"log_every": 0}, "log_every"),
+        ({"compile": "fast"}, "compile is True, False or a mode .*'fast'"),
+        ({"compile": None}, "compile is True, False or a mode"),
+        ({"checkpoint": 3}, "checkpoint must be a folder"),
+        ({"checkpoint": ""}, "checkpoint must be a folder"),
+        ({"objective": "elbo"}, "objective must be a function"),
+        ({"validation": bars(40), "criterion": "elbo"}, "criterion must be a function"),
+        ({"validation": bars(40).images}, "validation must be a cvae_lib.data.ImageSet, not Tensor"),
+        ({"validation": (bars(40), None, None)}, "a pair .images, y., not 3 things"),
     ],
 )
 def test_bad_arguments_are_named(changes, clue, as_users_call):
+    net = model().eval()
     with pytest.raises(ValueError, match=clue):
-        fit(model(), bars(), **{"epochs": 1, "device": "cpu", **changes})
+        fit(net, bars(), **{"epochs": 1, "device": "cpu", **changes})
+    assert not net.training, "a model that was ready to draw stays so"
+
+
+def test_numbers_from_elsewhere_are_the_numbers_they_are(as_users_call):
+    """A whole float, numpy's numbers and tensors of one number are what reading settings from a file gives."""
+    settings = {"epochs": 2, "batch_size": 64, "learning_rate": 0.5**7, "beta": 0.5, "seed": 3, "precision": "float32"}
+    foreign = {"epochs": 2.0, "batch_size": np.int64(64), "learning_rate": np.float32(0.5**7), "seed": np.int32(3)}
+    fit(expected := model(), bars(), **settings)
+    fit(net := model(), bars(), **settings | foreign | {"beta": torch.tensor(0.5)})
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["beta", "schedule"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, None, "a", torch.ones(64)], ids=str)
+def test_a_schedule_that_gives_no_usable_number_is_named_with_the_step(name, value, as_users_call):
+    bad = {
+        "beta": lambda step: 1.0 if step < 2 else value,
+        "schedule": lambda step, total: 1.0 if step < 2 else value,
+    }
+    net = model()
+    with pytest.raises(ValueError, match=f"{name} must give a finite number.* at step 2 it gave"):
+        fit(net, bars(), steps=4, batch_size=64, **{name: bad[name]})
+    assert all(torch.isfinite(p).all() for p in net.parameters()) and not net.training
+
+
+@pytest.mark.parametrize(
+    "spoil, clue",
+    [
+        (lambda terms: None, "Terms or a bound per image, shape .64,., not NoneType"),
+        (lambda terms: 1.0, "not float"),
+        (tuple, "not tuple"),
+        (lambda terms: terms.elbo.mean(), r"shape \(64,\), not \(\); sum over dimensions"),
+        (lambda terms: terms.elbo[:3], r"shape \(64,\), not \(3,\)"),
+        (lambda terms: terms.elbo[:, None].expand(-1, 3), r"shape \(64,\), not \(64, 3\)"),
+    ],
+)
+def test_an_objective_or_criterion_that_gives_something_else_is_named(spoil, clue, as_users_call):
+    """A mean, or a number per pixel, would train and be judged without a word, on another scale than it says."""
+
+    def answer(*arguments):
+        return spoil(elbo_terms(*arguments))
+
+    with pytest.raises(ValueError, match=f"objective must give.*{clue}"):
+        fit(model(), bars(), steps=1, batch_size=64, objective=answer)
+    with pytest.raises(ValueError, match=f"criterion must give.*{clue}"):
+        fit(model(), bars(), steps=1, validation=bars(64), criterion=answer)
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_happens(as_users_call):
+    frozen = model().requires_grad_(False)
+    with pytest.raises(ValueError, match="Every parameter of the model is frozen"):
+        fit(frozen, bars(), steps=1)
+    with torch.no_grad(), pytest.raises(ValueError, match="Gradients are switched off"):
+        fit(model(), bars(), steps=1)
+    with pytest.raises(ValueError, match="loss depends on no weight that is trained"):
+        fit(model(), bars(), steps=1, objective=lambda *a: elbo_terms(*a).elbo.detach())
+    with pytest.raises(ValueError, match="all be float32, or all float64, .*not float16"):
+        fit(model().half(), bars(), steps=1)
+    mixed = model()
+    mixed.decoder.double()
+    with pytest.raises(ValueError, match="not float32 and float64"):
+        fit(mixed, bars(), steps=1)
+    with pytest.raises(ValueError, match="meta device"):
+        fit(model().to("meta"), bars(), steps=1)
+    with pytest.raises(ValueError, match="must be a cvae_lib.model.CVAE, not OptimizedModule; pass the model itself"):
+        fit(torch.compile(model(), backend="eager"), bars(), steps=1)
+    with pytest.raises(ValueError, match="must be a cvae_lib.model.CVAE, not Linear"):
+        fit(torch.nn.Linear(3, 3), bars(), steps=1)
+    with pytest.raises(ValueError, match="data must be a cvae_lib.data.ImageSet, not Tensor"):
+        fit(model(), bars().images, steps=1)
+
+
+def test_a_part_may_be_frozen():
+    net = model()
+    net.decoder.requires_grad_(False)
+    before = copy.deepcopy(net)
+    fit(net, bars(), steps=4, batch_size=64, clip=1.0, ema=0.9)
+    changed = {name for name, p in net.named_parameters() if not torch.equal(p, before.get_parameter(name))}
+    assert changed == {name for name, _ in net.named_parameters() if name.startswith("encoder.")}
 
 
 def test_data_with_more_classes_than_the_model_are_refused():
@@ -365,6 +476,10 @@ def test_y_may_be_made_of_several_tensors():
 @pytest.mark.parametrize(
     "y, clue",
     [
+        (torch.tensor(3), "each of the 256 images, and has no rows"),
+        (bars().labels.tolist(), "a tensor with a row for each image.*not list"),
+        ("labels", "a tensor with a row for each image.*not str"),
+        (lambda batch: batch.y + 1, "0..3"),
         (torch.zeros(7, dtype=torch.int64), "each of the 256 images, and has 7"),
         (torch.full((256, 2), 0.5).index_fill(0, torch.tensor(9), math.nan), "not finite in row 9"),
         (lambda batch: None, "conditional: pass y"),
@@ -434,6 +549,67 @@ def test_bad_pixels_are_called_a_fault_of_the_data(value, kind, when, monkeypatc
     assert all(torch.isfinite(p).all() for p in net.parameters()) and not net.training
 
 
+def caption_model() -> CVAE:
+    return model(condition="caption", words=("one", "two"), caption_length=3, condition_width=4, how="attention")
+
+
+@pytest.mark.parametrize(
+    "net, y, clue",
+    [
+        (model, torch.full((256,), 4), "0..3"),
+        (lambda: model(condition="embedding"), torch.full((256,), -2), "0..3"),
+        (caption_model, torch.full((256, 3), 3), "1..2"),
+        (
+            lambda: model(condition="label+attributes", attributes=("a",)),
+            (torch.full((256,), 4), torch.rand(256, 1)),
+            "0..3",
+        ),
+    ],
+    ids=["label", "embedding", "caption", "composite"],
+)
+@pytest.mark.parametrize("form", ["tensor", "function", "validation"])
+def test_y_out_of_range_is_found_where_a_step_cannot_ask(net, y, clue, form, monkeypatch, as_users_call):
+    """A compiled step, and one on a GPU, takes such a label for a missing one: it is looked for before."""
+    net, steps = net(), 0
+
+    def told(batch):
+        return tuple(part[batch.index] for part in y) if isinstance(y, tuple) else y[batch.index]
+
+    def pure(*arguments):
+        nonlocal steps
+        steps += 1
+        return elbo_terms(*arguments)
+
+    monkeypatch.setattr(training, "elbo_terms", pure)
+    good = tuple(part % 2 for part in y) if isinstance(y, tuple) else y % 2
+    settings = (
+        {"y": good, "validation": (bars(), y)} if form == "validation" else {"y": told if form == "function" else y}
+    )
+    with pytest.raises(ValueError, match=clue):
+        fit(net, bars(), epochs=1, **settings)
+    assert steps == 0
+
+
+def test_gaps_in_y_are_data_where_the_condition_reads_them():
+    """NaN is an attribute that is not known, and a pixel not observed may hold anything; elsewhere it is a fault."""
+    attributes = torch.rand(256, 2)
+    known = attributes.clone().masked_fill_(torch.rand(256, 2) < 0.3, math.nan)
+    net = model(condition="attributes", attributes=("a", "b"))
+    history = fit(net, bars(), epochs=1, y=known)
+    hidden = fit(model(condition="attributes", attributes=("a", "b")), bars(), epochs=1, y=lambda b: known[b.index])
+    assert history == hidden
+    with pytest.raises(ValueError, match="finite, or NaN where not known"):
+        fit(net, bars(), epochs=1, y=attributes.masked_fill(attributes > 0.9, math.inf))
+    image, mask = bars().pixels(), torch.rand(256, 1, 6, 4) < 0.5
+    painter = model(condition="observed")
+    fit(painter, bars(), epochs=1, y=Observed(image.masked_fill(~mask, math.nan), mask))
+    mask[7], image[7] = True, math.nan
+    with pytest.raises(ValueError, match="observed part is not finite in row 7"):
+        fit(painter, bars(), epochs=1, y=Observed(image, mask))
+    with pytest.raises(ValueError, match="told 'observed', not labels: pass y"):
+        fit(painter, bars(), epochs=1)
+
+
 def spoilt(step: int, spoil):
     """An objective whose terms are spoilt at one step."""
     calls = 0
@@ -473,24 +649,74 @@ def test_switching_steps_off_on_the_device_changes_nothing_else(monkeypatch):
 
 
 def test_a_bad_gradient_of_a_good_loss_brings_back_weights_that_are_finite():
-    class Spoil(torch.autograd.Function):
-        @staticmethod
-        def forward(context, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(context, g):
-            return g * math.nan
-
-    terms = spoilt(5, lambda found: found._replace(log_likelihood=Spoil.apply(found.log_likelihood)))
+    terms = spoilt(5, lambda found: found._replace(log_likelihood=SpoiltGradient.apply(found.log_likelihood)))
     fit(expected := model(), bars(), steps=4, batch_size=64, schedule="constant")
     net = model()
     with pytest.raises(TrainingDiverged, match="at step 6,.*from the start of epoch 2"):
         fit(net, bars(), epochs=3, batch_size=64, objective=terms, schedule="constant", ema=None)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
-    terms = spoilt(5, lambda found: found._replace(log_likelihood=Spoil.apply(found.log_likelihood)))
+    terms = spoilt(5, lambda found: found._replace(log_likelihood=SpoiltGradient.apply(found.log_likelihood)))
     with pytest.raises(TrainingDiverged, match="gradient became nan at step 5,.*before that step"):
         fit(model(), bars(), epochs=3, batch_size=64, objective=terms, clip=1.0)
+
+
+class SpoiltGradient(torch.autograd.Function):
+    """A number whose gradient is none."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, g):
+        return g * math.nan
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["asked each step", "asked each epoch"])
+def test_a_bad_gradient_in_the_last_step_of_an_epoch_does_not_become_the_last_good_weights(asks, monkeypatch, tmp_path):
+    """Its loss is good, and no further step of the epoch notices; nothing of it may be kept, judged or saved."""
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: asks)
+    settings = {"batch_size": 64, "schedule": "constant", "precision": "float32"}
+    fit(expected := model(), bars(), steps=4, **settings)
+    terms = spoilt(7, lambda found: found._replace(log_likelihood=SpoiltGradient.apply(found.log_likelihood)))
+    net = model()
+    with pytest.raises(TrainingDiverged, match="weight became NaN or infinite at step 7,.*start of epoch 2") as caught:
+        fit(net, bars(), epochs=3, objective=terms, validation=bars(40), checkpoint=tmp_path, **settings)
+    saved, history = load_checkpoint(tmp_path)
+    assert len(caught.value.history) == len(history) == 1
+    for kept in (net, saved):
+        assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), expected.parameters(), strict=True))
+
+
+def test_a_bad_gradient_in_the_midst_of_an_epoch_is_not_saved(tmp_path):
+    terms = spoilt(5, lambda found: found._replace(log_likelihood=SpoiltGradient.apply(found.log_likelihood)))
+    with pytest.raises(TrainingDiverged, match="step 6"):
+        fit(model(), bars(), epochs=3, batch_size=64, objective=terms, checkpoint=tmp_path, checkpoint_every=1)
+    assert all(torch.isfinite(p).all() for p in load_checkpoint(tmp_path)[0].parameters())
+
+
+def test_weights_that_were_bad_before_are_named_as_the_cause():
+    net = model()
+    with torch.no_grad():
+        net.decoder.net.layers[-1].bias[3] = math.inf
+    with pytest.raises(TrainingDiverged, match="because the weights had been so.*decoder.net.layers.1.bias holds NaN"):
+        fit(net, bars(), epochs=1, precision="float32")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("patience", [None, 5])
+def test_a_validation_that_is_no_number_stops_with_the_best_weights(value, patience, monkeypatch):
+    values = iter([3.0, 4.0, value])
+    monkeypatch.setattr("cvae_lib.training._stopping.mean_loss", lambda *_: next(values))
+    which = "epoch 1, the best" if patience else "that step"
+    settings = {"batch_size": 64, "schedule": "constant", "precision": "float32"}
+    with pytest.raises(
+        TrainingDiverged, match=f"validation became {value} after epoch 3, .*weights of {which}"
+    ) as caught:
+        fit(net := model(), bars(), epochs=5, validation=bars(40), patience=patience, **settings)
+    assert caught.value.history.validation == [3.0, 4.0]
+    fit(expected := model(), bars(), epochs=1 if patience else 3, **settings)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -573,6 +799,26 @@ def test_compiled_training_computes_the_same(monkeypatch, as_users_call):
     fit(net := model(num_classes=0), bars(200), compile=True, **settings)
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_the_tenth_architecture_is_compiled_as_the_first_was(monkeypatch):
+    """The compiler gives a piece of code up after eight versions, and says so only in a log."""
+    from torch._dynamo.utils import counters
+
+    def loss(net, x):
+        return net(x).sum()
+
+    def tried(kind):
+        torch._dynamo.reset()
+        counters.clear()
+        for width in range(3, 13):
+            compiled(loss, True, torch.device("cpu"), kind=kind(width))(
+                nn.Sequential(*[nn.SiLU()] * width), torch.ones(2)
+            )
+        return counters["frames"]["ok"] == counters["frames"]["total"] >= 10
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    assert tried(str) and not tried(lambda width: "all of one kind")
 
 
 def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, capsys):

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from cvae_lib._numbers import can_be_read
 from cvae_lib.conditions._attributes import AttributeCondition
 from cvae_lib.conditions._captions import CaptionCondition, Vocabulary
 from cvae_lib.conditions._condition import (
@@ -22,6 +21,7 @@ from cvae_lib.conditions._condition import (
     Representation,
     Tokens,
     as_vector,
+    checked_labels,
     described,
     examples,
     given,
@@ -70,20 +70,21 @@ class NoCondition(Condition):
         return y
 
 
-def _labels(y: Int64[Tensor, " b"] | None, classes: int) -> Int64[Tensor, " b"]:
-    y = given(y, f"int64 labels of shape (B,) in 0..{classes - 1}")
-    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1:
-        raise ValueError(f"Labels must be int64 of shape (B,), not {described(y)}.")
-    if can_be_read(y):  # elsewhere a label out of range counts as missing
-        least, most = (int(end) for end in y.aminmax())
-        if least < MISSING or most >= classes:
-            raise ValueError(
-                f"Labels must lie in 0..{classes - 1} (or -1 for missing), but run from {least} to {most}."
-            )
-    return y
+class _OfLabels(Condition):
+    """What both conditions on a label have in common."""
+
+    num_classes: int
+
+    def check(self, y: Int64[Tensor, " b"] | None) -> None:
+        """Raise ValueError as ``forward`` does."""
+        checked_labels(y, self.num_classes)
+
+    def hide(self, y: Int64[Tensor, " b"], where: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:
+        """Return the labels with ``MISSING`` where ``where`` is true."""
+        return checked_labels(y, self.num_classes).masked_fill(where, MISSING)
 
 
-class LabelCondition(Condition):
+class LabelCondition(_OfLabels):
     r"""A class label as a one-hot row, :math:`c_{bk} = 1[y_b = k]`; a missing label is a row of zeros.
 
     Args:
@@ -97,24 +98,21 @@ class LabelCondition(Condition):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"A label needs at least 1 class, not {num_classes}.")
-        self.dim = num_classes
+        self.dim = self.num_classes = num_classes
 
     def forward(self, y: Int64[Tensor, " b"] | None) -> Float[Tensor, "b c"]:
         """Return the one-hot rows of y, shape (B, num_classes); ``MISSING`` (-1) gives zeros.
 
         Raises:
-            ValueError: if y is None, not an int64 vector, or out of range.
+            ValueError: if y is None, not an int64 vector, or out of range; on a GPU, which would have to wait for the
+                answer, a label out of range counts as missing.
         """
-        y = _labels(y, self.dim)
+        y = checked_labels(y, self.dim)
         # One comparison serves as encoding, and leaves -1 as a row of zeros without a branch.
         return (y[:, None] == torch.arange(self.dim, device=y.device)).float()  # (B, num_classes)
 
-    def hide(self, y: Int64[Tensor, " b"], where: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:
-        """Return the labels with ``MISSING`` where ``where`` is true."""
-        return _labels(y, self.dim).masked_fill(where, MISSING)
 
-
-class EmbeddingCondition(Condition):
+class EmbeddingCondition(_OfLabels):
     r"""A class label as a learned vector, :math:`c_b = E_{y_b}`; a missing label is a row of zeros.
 
     Args:
@@ -136,16 +134,13 @@ class EmbeddingCondition(Condition):
         """Return the vectors of the labels, shape (B, C); ``MISSING`` (-1) gives zeros.
 
         Raises:
-            ValueError: if y is None, not an int64 vector, or out of range.
+            ValueError: if y is None, not an int64 vector, or out of range; on a GPU, which would have to wait for the
+                answer, a label out of range counts as missing.
         """
-        y = _labels(y, self.num_classes)
+        y = checked_labels(y, self.num_classes)
         known = (y >= 0) & (y < self.num_classes)
         vectors: Tensor = self.embed(y * known) * known[:, None]
         return vectors
-
-    def hide(self, y: Int64[Tensor, " b"], where: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:
-        """Return the labels with ``MISSING`` where ``where`` is true."""
-        return _labels(y, self.num_classes).masked_fill(where, MISSING)
 
 
 class Observed(NamedTuple):
@@ -170,6 +165,8 @@ class ObservedCondition(Condition):
         image_shape: (channels, H, W).
         flat: give c as one vector (B, (channels + 1) H W), for MLPs, instead of an image (B, channels + 1, H, W).
     """
+
+    reads_gaps = True
 
     def __init__(self, image_shape: Sequence[int], flat: bool = False) -> None:
         super().__init__()
@@ -207,6 +204,13 @@ class ObservedCondition(Condition):
         c = torch.cat([image.masked_fill(~mask, 0), mask.to(image.dtype)], dim=1)
         return c.flatten(1) if self.flat else c
 
+    def check(self, y: Observed | None) -> None:
+        """Raise ValueError as ``forward`` does, and where a known pixel is NaN or infinite."""
+        image, mask = self._checked(y)
+        bad = (~image.isfinite() & mask).flatten(1).any(1)
+        if bad.any():
+            raise ValueError(f"The observed part is not finite in row {int(bad.nonzero()[0])}; mask those pixels out.")
+
     def hide(self, y: Observed, where: Bool[Tensor, " b"]) -> Observed:
         """Return y with nothing observed in the examples where ``where`` is true."""
         image, mask = self._checked(y)
@@ -215,6 +219,11 @@ class ObservedCondition(Condition):
 
 class CompositeCondition(Condition):
     r"""Several conditions at once, their vectors side by side, :math:`c = [c_1, c_2, \dots]`; y is a tuple.
+
+    Each part of y can be missing by itself; :meth:`drop` makes all of them miss together.
+
+    Args:
+        parts: the conditions, in the order of y.
 
     Raises:
         ValueError: if a part gives no vector.
@@ -245,6 +254,11 @@ class CompositeCondition(Condition):
         if len({len(vector) for vector in vectors}) > 1:
             raise ValueError(f"The parts of y must have one length, not {[len(vector) for vector in vectors]}.")
         return torch.cat(vectors, dim=1)
+
+    def check(self, y: tuple[Any, ...] | None) -> None:
+        """Let every part look at its own."""
+        for part, value in zip(self.parts, self._checked(y), strict=True):
+            part.check(value)  # type: ignore[operator]
 
     def hide(self, y: tuple[Any, ...], where: Bool[Tensor, " b"]) -> tuple[Any, ...]:
         """Return y with every part missing in the examples where ``where`` is true."""

@@ -27,6 +27,7 @@ class AttributeCondition(Condition):
         ValueError: if there is no name, or one stands twice.
     """
 
+    reads_gaps = True
     mean: Tensor
     std: Tensor
 
@@ -62,9 +63,9 @@ class AttributeCondition(Condition):
         """Take mean and standard deviation from training data, shape (N, A), NaN left out; return this condition.
 
         Raises:
-            ValueError: if an attribute has fewer than two different known values.
+            ValueError: if an attribute has fewer than two different known values, or one that is infinite.
         """
-        values = self._checked(training).double()
+        values = self._checked(training).cpu().double()  # in this order: MPS has no float64
         known = ~values.isnan()
         count = known.sum(0)
         mean = values.nan_to_num(0).sum(0) / count
@@ -77,22 +78,30 @@ class AttributeCondition(Condition):
         return self
 
     def encode(self, y: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
-        r"""Return the standardised attributes, :math:`(y - m) / s`, NaN where they were NaN."""
+        r"""Return the standardised attributes, :math:`(y - m) / s`, shape (B, A), NaN where they were NaN.
+
+        Raises:
+            ValueError: if y is None, not floating point, of another width, or (but on a GPU) infinite.
+        """
         return (self._checked(y).to(self.mean.dtype) - self.mean) / self.std
 
     def decode(self, standardised: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
-        r"""Return attributes in their own units, :math:`m + s u`: the inverse of :meth:`encode`."""
+        r"""Return attributes in their own units, :math:`m + s u`, shape (B, A): the inverse of :meth:`encode`."""
         return self.mean + self.std * standardised
 
     def forward(self, y: Float[Tensor, "b a"] | None) -> Float[Tensor, "b c"]:
         """Return standardised values, 0 where not known, and the flags, shape (B, 2A).
 
         Raises:
-            ValueError: if y is None, not floating point, of another width, or infinite.
+            ValueError: if y is None, not floating point, of another width, or (but on a GPU) infinite.
         """
         values = self.encode(y)  # type: ignore[arg-type]  # None is refused there
         known = ~values.isnan()
         return torch.cat([values.masked_fill(~known, 0), known.to(values.dtype)], dim=1)
+
+    def check(self, y: Float[Tensor, "b a"] | None) -> None:
+        """Raise ValueError as ``forward`` does."""
+        self._checked(y)
 
     def hide(self, y: Float[Tensor, "b a"], where: Bool[Tensor, " b"]) -> Float[Tensor, "b a"]:
         """Return the attributes with rows of NaN where ``where`` is true."""

@@ -3,8 +3,10 @@
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+
+from cvae_lib._numbers import can_be_read
 
 MISSING = -1
 
@@ -83,10 +85,12 @@ class Condition(nn.Module):
     Attributes:
         dim: width of c: C of a vector (B, C), of tokens (B, L, C) or of an image (B, C, H, W); 0 for no condition.
         kind: ``vector``, ``tokens``, ``image`` or ``none``.
+        reads_gaps: whether NaN in y has a meaning, as for an attribute that is not known; else training refuses it.
     """
 
     dim: int
     kind: Kind = "vector"
+    reads_gaps: bool = False
 
     @property
     def vector_dim(self) -> int:
@@ -96,6 +100,13 @@ class Condition(nn.Module):
     def forward(self, y: Any) -> Representation | None:
         """Return c for raw y; zero, or all padding, where y is missing."""
         raise NotImplementedError("A condition needs a forward(y) that returns what the networks read.")
+
+    def check(self, y: Any) -> None:
+        """Look at all of y before training, on the CPU, where asking for a value costs nothing; by default do nothing.
+
+        Raises:
+            ValueError: if ``forward`` could not read it.
+        """
 
     def hide(self, y: Any, where: Bool[Tensor, " b"]) -> Any:
         """Return y with the examples missing at which ``where`` is true."""
@@ -127,3 +138,17 @@ def given(y: Any, what: str) -> Any:
 def described(y: object) -> str:
     """Say what y is, for messages: dtype and shape of a tensor, else its type."""
     return f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+
+
+def checked_labels(y: Int64[Tensor, " b"] | None, classes: int) -> Int64[Tensor, " b"]:
+    """Return labels, or say in one sentence what is wrong with them."""
+    y = given(y, f"int64 labels of shape (B,) in 0..{classes - 1}")
+    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1:
+        raise ValueError(f"Labels must be int64 of shape (B,), not {described(y)}.")
+    if can_be_read(y):  # elsewhere a label out of range counts as missing
+        least, most = (int(end) for end in y.aminmax())
+        if least < MISSING or most >= classes:
+            raise ValueError(
+                f"Labels must lie in 0..{classes - 1} (or -1 for missing), but run from {least} to {most}."
+            )
+    return y

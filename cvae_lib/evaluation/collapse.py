@@ -71,8 +71,10 @@ class CollapseReport:
 
     @property
     def condition_verdict(self) -> str:
-        """``used`` if the likelihood lost when y is swapped is clear (as above), else ``ignored``; ``none`` for a
-        VAE."""
+        """``used``, ``ignored``, or ``none`` for a VAE.
+
+        It is used if the likelihood lost when y is swapped is clear, as at :attr:`latent_verdict`.
+        """
         if self.y_used is None:
             return "none"
         return "used" if _clear(self.y_used.likelihood_lost) else "ignored"

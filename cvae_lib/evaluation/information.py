@@ -41,8 +41,10 @@ class Information:
 
     @property
     def saturated(self) -> bool:
-        """Whether ``lower`` is within ln 2 of the cap: a z's own posterior is most of the aggregate there, and
-        ``lower`` measures the size of the set; use more images."""
+        """Whether ``lower`` is within ln 2 of the cap, so that it measures the size of the set: use more images.
+
+        A z's own posterior is most of the aggregate there.
+        """
         return self.cap - self.lower.mean < math.log(2)
 
     def __str__(self) -> str:

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cvae_lib._variance import LOG_VARIANCE_BOUND, bounded_log_variance
 from cvae_lib.conditioning import conditioning
 from cvae_lib.conditions import Representation
 from cvae_lib.networks._blocks import (
-    LOG_VARIANCE_BOUND,
     Placement,
-    bounded_log_variance,
     check_images,
     check_latents,
     told,
@@ -82,7 +81,11 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Float[Tensor, "b f"], c: Representation | None) -> Float[Tensor, "b o"]:
-        """Return the outputs, shape (B, out_features)."""
+        """Return the outputs, shape (B, out_features), of inputs (B, in_features) and c.
+
+        Raises:
+            ValueError: if a block hears the condition, and c is missing or of another width or length.
+        """
         layers, slots = self.layers, self.slots
         last = len(layers) - 1
         for block, layer in enumerate(layers):
@@ -97,7 +100,20 @@ class MLP(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """Read an image and a condition; return the mean and log-variance of q(z|x,y), shape (B, D) each."""
+    """Read an image and a condition; return the mean and log-variance of q(z|x,y), shape (B, D) each.
+
+    Args:
+        image_shape: (channels, H, W), of any size.
+        hidden: widths of the hidden layers.
+        latent_dim: D.
+        condition_dim: width C of the condition; this and the rest as in :class:`MLP`.
+        how: name of the conditioning layer.
+        where: blocks told the condition.
+        dropout: probability of dropping a hidden unit while training.
+
+    Raises:
+        ValueError: if ``where`` or ``how`` is unknown.
+    """
 
     def __init__(
         self,
@@ -136,7 +152,20 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Read a latent and a condition; return image-shaped parameters (logits), shape (B, channels, H, W)."""
+    """Read a latent and a condition; return image-shaped parameters (logits), shape (B, channels, H, W).
+
+    Args:
+        latent_dim: D.
+        hidden: widths of the hidden layers.
+        image_shape: (channels, H, W) of what is returned, of any size.
+        condition_dim: width C of the condition; this and the rest as in :class:`MLP`.
+        how: name of the conditioning layer.
+        where: blocks told the condition.
+        dropout: probability of dropping a hidden unit while training.
+
+    Raises:
+        ValueError: if ``where`` or ``how`` is unknown.
+    """
 
     def __init__(
         self,

@@ -14,15 +14,21 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
 
+from cvae_lib._variance import bounded_log_variance
 from cvae_lib.conditions import Representation, Tokens, without_padding
-from cvae_lib.networks import bounded_log_variance
 from cvae_lib.priors._gaussians import UnitNormal, diagonal_gaussian
 
 Encode = Callable[[Tensor, Any], tuple[Tensor, Tensor]]  # images and c to mean and log-variance of q(z|x,y)
 
 
 class StandardNormal(nn.Module):
-    r"""The fixed prior :math:`p(z|y) = \mathcal N(0, I_D)`, whatever y is."""
+    r"""The fixed prior :math:`p(z|y) = \mathcal N(0, I_D)`, whatever y is.
+
+    Source: Kingma and Welling 2013, arXiv:1312.6114.
+
+    Args:
+        latent_dim: D.
+    """
 
     zero: Tensor
     one: Tensor
@@ -105,6 +111,7 @@ class ConditionalMixture(nn.Module):
 
     It starts with equal weights and components spread so that the whole has mean 0 and variance 1 in expectation:
     equal components would get equal gradients and never part. There is no closed-form KL to it.
+    Sources: Bishop 1994, "Mixture density networks"; as a prior Dilokthanakul et al. 2016, arXiv:1611.02648.
 
     Args:
         latent_dim: D.
@@ -143,7 +150,8 @@ class VampPrior(nn.Module):
     r"""The posterior, averaged over learned pseudo-images, :math:`p(z|y) = \frac1M \sum_m q(z|u_m, y)`.
 
     The best prior for the ELBO is the aggregate posterior, and this is an affordable likeness of it. With a condition
-    the pseudo-images are read together with each y. Source: Tomczak and Welling 2018, arXiv:1705.07120.
+    the pseudo-images are read together with each y that occurs; how many there are is a number for which a GPU is
+    waited for in every step. Source: Tomczak and Welling 2018, arXiv:1705.07120.
 
     Args:
         image_shape: shape of one image.
@@ -246,7 +254,9 @@ def prior(
 def tempered_sample(
     p: Distribution, temperature: float = 1.0, generator: torch.Generator | None = None
 ) -> Float[Tensor, "b d"]:
-    r"""Draw :math:`z = \mu + \tau\,\sigma\,\epsilon` from a Gaussian, or from the component a mixture's weights pick.
+    r"""Draw :math:`z = \mu + \tau\,\sigma\,\epsilon`, :math:`\epsilon \sim \mathcal N(0, I_D)`, shape (B, D).
+
+    From a mixture one component is picked by its weights, and z is drawn from that.
 
     Args:
         p: what a prior of this room returned.

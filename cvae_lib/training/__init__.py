@@ -7,17 +7,19 @@ from pathlib import Path
 
 import torch
 
+from cvae_lib._streams import seeded
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.model import CVAE
 from cvae_lib.objective import elbo_terms
+from cvae_lib.training import _arguments as arguments
 from cvae_lib.training._budget import SCHEDULES, Budget, Schedule, constant, cosine, one_cycle, schedule_called
 from cvae_lib.training._checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from cvae_lib.training._distributed import team
+from cvae_lib.training._distributed import alone, team
 from cvae_lib.training._feed import Conditions, Epochs, Feed
 from cvae_lib.training._history import History
-from cvae_lib.training._keeping import Keeper, called
+from cvae_lib.training._keeping import Keeper, called, contents
 from cvae_lib.training._loop import Loop, Recipe, TrainingDiverged
-from cvae_lib.training._numerics import Precision, autocast, compiled, seeded
+from cvae_lib.training._numerics import Precision, autocast, compiled
 from cvae_lib.training._progress import Interrupts, Progress
 from cvae_lib.training._stopping import Objective, Watch
 
@@ -70,8 +72,8 @@ def fit(
     r"""Minimise :math:`-\frac1B\sum_b (E_q[\log p(x_b|z,y_b)] - \beta\,KL_b)` with Adam, in nats per image.
 
     The model is moved to ``device`` and stays there. An interrupt (Ctrl-C, or Stop in a notebook) ends training
-    after the step at hand and keeps the model and the history so far. On the fast profile only the first few steps
-    are taken.
+    after the step at hand (several processes on GPUs take up to 50 more) and keeps the model and the history so far.
+    On the fast profile only the first few steps are taken.
 
     Under ``torchrun`` the same call trains in several processes (gloo, or nccl on CUDA). Each computes its share of
     every batch of ``batch_size`` and draws the noise of the whole batch, so that the result is that of one process,
@@ -105,38 +107,55 @@ def fit(
         precision: ``auto`` (bf16 where the hardware has it), ``float32`` or ``bf16``.
         compile: True, or a mode of ``torch.compile``; its random numbers are others. Says so where there is no
             compiler, or several processes, and does without.
-        device: ``auto`` is CUDA, then MPS, then CPU.
+        device: ``auto`` is what ``COURSE_DEVICE`` says, else CUDA, then MPS, then CPU.
         seed: fixes order, pixels and latent noise; the caller's random stream is left alone.
         checkpoint: a folder for the whole state of the run, see :func:`load_checkpoint`. Every process must see it.
         checkpoint_every: steps from one checkpoint to the next; every epoch if None, and always at the end.
-        resume: go on from the checkpoint in the folder, if there is one; on the CPU in float32 this gives the very bits
-            of a run that was never stopped. A budget may have grown; the schedule then follows the new one.
+        resume: go on from the checkpoint in the folder, if there is one; on the CPU in float32, with as many threads,
+            this gives the very bits of a run that was never stopped. Data and settings must be the same, functions
+            are known by their names; a budget may have grown, and the schedule then follows the new one.
         log_every: print a line every so many epochs where nobody watches; about eight lines by default.
 
+    Returns:
+        What was measured, epoch by epoch.
+
     Raises:
-        ValueError: if a number is out of range, or the data do not fit the model or are not finite.
-        TrainingDiverged: if the loss is not finite; names the step, and the model keeps its last good weights.
-        CheckpointError: if the checkpoint cannot be resumed, or the last one not be written.
+        ValueError: if an argument is no number or out of range, a function gives something else than it should, the
+            data do not fit the model or are not finite, or nothing in the model can be trained.
+        TrainingDiverged: if loss or validation is not finite; names the step, and the model keeps good weights. On CUDA
+            a bad loss is told at the end of the epoch, and the steps from the bad one on have changed nothing.
+        CheckpointError: if the checkpoint cannot be resumed, nothing be written there, or not the last one.
+        RuntimeError: if another of several processes is gone; its own message says why.
         torch.OutOfMemoryError: if a batch does not fit into the device's memory.
 
     Sources: Kingma and Welling 2013, arXiv:1312.6114; Kingma and Ba 2014, arXiv:1412.6980; averaged weights: Polyak and
     Juditsky 1992; fixed seeds for validation as common random numbers.
     """
-    _check(batch_size, learning_rate, beta, weight_decay, clip, ema, patience, checkpoint_every)
+    arguments.check_model(model)
+    arguments.check_images("data", data)
+    batch_size = arguments.whole("batch_size", arguments.given("batch_size", batch_size))
+    learning_rate = arguments.positive("learning_rate", arguments.given("learning_rate", learning_rate))
+    weight_decay = arguments.weight("weight_decay", weight_decay)
+    clip, ema = arguments.positive("clip", clip), arguments.decay(ema)
+    patience, log_every = arguments.whole("patience", patience), arguments.whole("log_every", log_every)
+    checkpoint_every, seed = arguments.whole("checkpoint_every", checkpoint_every), arguments.seed_of(seed)
+    arguments.check_function("objective", objective, "(model, x, y)")
+    arguments.check_function("criterion", criterion, "(model, x, y)")
     if patience is not None and validation is None:
         raise ValueError("patience needs a validation set to judge by: pass validation=...")
     if criterion is not None and validation is None:
         raise ValueError("criterion needs a validation set to judge: pass validation=...")
     if checkpoint is None and (resume or checkpoint_every is not None):
         raise ValueError("resume and checkpoint_every need a folder: pass checkpoint=...")
+    held = None if validation is None else arguments.judged(validation)
     budget = Budget(epochs, steps, seconds, math.ceil(len(data) / batch_size))
-    rate, weight = schedule_called(schedule), beta if callable(beta) else lambda step: beta
+    rate, weight = schedule_called(schedule), arguments.beta_called(beta)
     recipe = Recipe(learning_rate, rate, weight, weight_decay, clip, ema, precision)
     settings = {
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "schedule": called(schedule),
-        "beta": called(beta),
+        "beta": called(beta) if callable(beta) else weight(0),
         "objective": called(objective),
         "weight_decay": weight_decay,
         "clip": clip,
@@ -144,31 +163,37 @@ def fit(
         "patience": patience,
         "criterion": called(criterion),
         "pixels": pixels,
+        "precision": precision,
         "seed": seed,
         "data": [data.name, len(data)],
     }
-    keeper = None if checkpoint is None else Keeper(checkpoint, checkpoint_every, settings)
+    if checkpoint is not None:
+        settings |= {"images": contents(data, y), "validation": None if held is None else contents(*held)}
+    keeper = None if checkpoint is None else Keeper(arguments.folder(checkpoint), checkpoint_every, settings)
     with (
         team(device) as us,
         Progress(budget, log_every, silent=us.rank > 0) as progress,
         Interrupts() as interrupts,
         seeded(seed, us.device) as generator,
         _short_of_memory(us.device, batch_size),
+        alone(us),
     ):
-        model.to(us.device).train()
-        feed = Epochs(model, data, y, batch_size=batch_size, pixels=pixels, generator=generator, team=us)
+        us.agree({**settings, "model": model.config.as_dict()})
+        model.to(us.device)
+        feed = Epochs(model, data, y, objective is None, batch_size, pixels, generator, us)
         watch = None
-        if validation is not None:
-            judged = Feed(model, *(validation if isinstance(validation, tuple) else (validation, None)))
-            watch = Watch(judged, patience, pixels, precision, seed, criterion)
+        if held is not None:
+            watch = Watch(Feed(model, *held, criterion is None), patience, pixels, precision, seed, criterion)
         if compile and us.size > 1:
             # The noise of the whole batch is drawn by a mode that the compiler does not see through.
             progress.say("torch.compile is not used with several processes; training runs uncompiled.")
             compile = False
-        terms = us.wrap(compiled(objective or elbo_terms, compile, us.device, progress.say), model)
+        kind = str(model.config)
+        terms = us.wrap(compiled(objective or elbo_terms, compile, us.device, progress.say, kind), model)
         loop = Loop(model, terms, feed, recipe, budget, us, watch, progress, interrupts)
         if keeper is not None:
             keeper.begin(loop, resume)
+        model.train()
         _run(loop, keeper)
     return loop.history
 
@@ -184,7 +209,7 @@ def _run(loop: Loop, keeper: Keeper | None) -> None:
         loop.team.align(loop.model)
     except KeyboardInterrupt:
         if keeper is not None and loop.is_between_steps:
-            keeper.save(loop)
+            keeper.save(loop, together=loop.is_interrupted)
         history.trim()
         history.interrupted = True
         where = "" if keeper is None else f" What is in {keeper.folder} can be resumed."
@@ -210,26 +235,3 @@ def _short_of_memory(device: torch.device, batch_size: int) -> Iterator[None]:
             f"The memory of {device} does not hold a step with batch_size={batch_size}; "
             f"try batch_size={max(1, batch_size // 2)}."
         ) from None
-
-
-def _check(
-    batch_size: int,
-    learning_rate: float,
-    beta: float | Callable[[int], float],
-    weight_decay: float,
-    clip: float | None,
-    ema: float | None,
-    patience: int | None,
-    checkpoint_every: int | None,
-) -> None:
-    for name, count in (("batch_size", batch_size), ("patience", patience), ("checkpoint_every", checkpoint_every)):
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be at least 1, not {count}.")
-    for name, size in (("learning_rate", learning_rate), ("clip", clip)):
-        if size is not None and not 0 < size < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, not {size}.")
-    for name, size in (("weight_decay", weight_decay), ("beta", 0.0 if callable(beta) else beta)):
-        if not 0 <= size < math.inf:
-            raise ValueError(f"{name} must be at least 0 and finite, not {size}.")
-    if ema is not None and not 0 < ema < 1:
-        raise ValueError(f"ema must lie between 0 and 1, such as 0.999, not be {ema}.")

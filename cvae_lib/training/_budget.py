@@ -5,15 +5,24 @@ import time
 from collections.abc import Callable
 
 from cvae_lib import course
+from cvae_lib.training._arguments import positive, whole
 
 Schedule = Callable[[int, int], float]
 TICKS = 10_000  # a budget in seconds is cut into so many, since its number of steps is not known
 
 
 def one_cycle(step: int, total: int, warm_up: float = 0.1) -> float:
-    """Return the factor on the peak learning rate: a linear rise over the first tenth, then a cosine down to 0.
+    r"""Return the factor on the peak learning rate: a linear rise over the first tenth, then a cosine down to 0.
+
+    .. math:: f(t) = (t + 1) / R \ \text{ for } t < R, \qquad
+              f(t) = \tfrac12\Big(1 + \cos \pi \tfrac{t - R}{T - R}\Big) \ \text{ from } R \text{ on}
 
     Source: Smith and Topin 2018, arXiv:1708.07120.
+
+    Args:
+        step: t, steps done.
+        total: T, steps in all.
+        warm_up: R as a share of T; R is at least one step.
     """
     rise = max(1, round(warm_up * total))
     if step < rise:
@@ -45,7 +54,7 @@ def schedule_called(name: str | Schedule) -> Schedule:
     """
     if callable(name):
         return name
-    if name not in SCHEDULES:
+    if not isinstance(name, str) or name not in SCHEDULES:
         raise ValueError(f"schedule is one of {', '.join(SCHEDULES)}, or a function, not {name!r}.")
     return SCHEDULES[name]
 
@@ -62,10 +71,9 @@ class Budget:
     """
 
     def __init__(self, epochs: int | None, steps: int | None, seconds: float | None, per_epoch: int) -> None:
-        given = {name: value for name, value in (("epochs", epochs), ("steps", steps), ("seconds", seconds)) if value}
-        for name, least, value in (("epochs", 1, epochs), ("steps", 1, steps), ("seconds", 0, seconds)):
-            if value is not None and (value < least or value == 0 or not math.isfinite(value)):
-                raise ValueError(f"{name} must be {'at least 1' if least else 'above 0'}, not {value}.")
+        epochs, steps, seconds = whole("epochs", epochs), whole("steps", steps), positive("seconds", seconds)
+        budgets = {"epochs": epochs, "steps": steps, "seconds": seconds}
+        given = {name: value for name, value in budgets.items() if value is not None}
         if len(given) > 1:
             raise ValueError(
                 f"Give one budget, not {len(given)}: {' and '.join(f'{k}={v}' for k, v in given.items())}."

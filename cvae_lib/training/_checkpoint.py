@@ -11,6 +11,8 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,13 +71,16 @@ def load_checkpoint(
     facts, tensors = read(Path(folder))
     kinds = {"live": "model", "ema": "ema", "best": "best"}
     held = [name for name, prefix in kinds.items() if any(key.startswith(f"{prefix}.") for key in tensors)]
+    if "live" not in held:
+        raise CheckpointError(f"The checkpoint in {folder} holds no weights; go back to a copy of it.")
     if weights != "final" and weights not in held:
         raise CheckpointError(f"The checkpoint in {folder} holds no {weights!r} weights, only {' and '.join(held)}.")
     chosen = next(name for name in ("best", "ema", "live") if name in held) if weights == "final" else weights
     if model is None:
         model = CVAE(CVAEConfig.from_dict(facts["architecture"]))
     state = stripped(kinds[chosen], tensors)
-    model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
+    # A state without a float is of no model, which is said below.
+    model.to(next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32))
     load_weights(model, state, folder)
     return model.to(course.pick_device(device)).eval(), History.from_json(facts["history"])
 
@@ -122,6 +127,26 @@ def as_text(state: Tensor) -> str:
 def from_text(text: str) -> Tensor:
     """Return the state of a random generator from its text."""
     return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8).clone()
+
+
+def check_writable(folder: Path) -> None:
+    """Write an empty file and take it away again, so that a run does not learn at its end that it cannot be saved.
+
+    Raises:
+        CheckpointError: if the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=f"{CARD}-probe")
+        os.close(handle)
+        os.unlink(name)
+    except FileExistsError:
+        raise CheckpointError(f"{folder} is a file, and a checkpoint needs a folder; choose another name.") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"Nothing can be written to {folder} ({error.strerror or error}), so nothing was begun; "
+            "free some space there or choose another folder."
+        ) from None
 
 
 def exists(folder: Path) -> bool:
@@ -183,7 +208,10 @@ def read(folder: Path) -> tuple[dict[str, Any], Tensors]:
         raise CheckpointError(
             f"{path} was changed after it was written, its checksum is another; go back to a copy of {folder}."
         )
-    return card, safetensors.torch.load(data)
+    try:
+        return card, safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} holds no tensors ({error}); go back to a copy of {folder}.") from None
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
@@ -201,11 +229,15 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} was changed after it was written, its checksum is another; go back to a copy of {folder}."
         )
-    if card["format"] != FORMAT:
+    if card.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has format {card['format']} and this cvae_lib reads format {FORMAT}; "
-            f"use version {card['versions']['cvae_lib']}."
+            f"{path} has format {card.get('format')!r} and this cvae_lib reads format {FORMAT}; "
+            f"use version {card.get('versions', {}).get('cvae_lib', 'that wrote it')}."
         )
+    for name, keys in (("architecture", ()), ("weights", ("file", "bytes", "sha256")), ("history", None)):
+        part = card.get(name)
+        if part is None or (keys is not None and not (isinstance(part, dict) and part.keys() >= set(keys))):
+            raise CheckpointError(f"{path} does not say the {name} it should; go back to a copy of {folder}.")
     return card
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from cvae_lib import course
+from cvae_lib.training._checkpoint import differences
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Team:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
+    def any(self, said: bool) -> bool:
+        """Return whether one of the processes says yes."""
+        return bool(self.largest(torch.tensor(float(said), device=self.device)))
+
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over the processes; changes ``values``."""
         if self.size > 1:
@@ -79,6 +85,23 @@ class Team:
         told = torch.tensor(number, dtype=torch.float64, device=self.device)
         dist.broadcast(told, src=0)
         return float(told)
+
+    def agree(self, settings: dict[str, Any]) -> None:
+        """Let all processes compare their settings with the first one's, before they wait for each other in vain.
+
+        Raises:
+            ValueError: in all of them, if one differs.
+        """
+        if self.size == 1:
+            return
+        told: list[Any] = [None] * self.size
+        dist.all_gather_object(told, json.dumps(settings))
+        for rank, theirs in enumerate(told):
+            if other := differences(json.loads(told[0]), json.loads(theirs)):
+                raise ValueError(
+                    f"Every process must call fit with the same model, data and settings, and process {rank} has "
+                    f"{other}."
+                )
 
     def align(self, model: nn.Module) -> None:
         """Give every process the first one's parameters and buffers."""
@@ -108,6 +131,27 @@ class _Terms(nn.Module):
 
 _GROUPS = itertools.count()
 
+# How gloo and nccl say that nobody answers any more.
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process", "gloo")
+
+
+@contextlib.contextmanager
+def alone(us: Team) -> Iterator[None]:
+    """Say in one sentence that another process is gone: why it went, only its own message tells.
+
+    Raises:
+        RuntimeError: if that happens inside the block.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if us.size == 1 or not (isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST)):
+            raise
+        raise RuntimeError(
+            f"Process {us.rank} has stopped because another of the {us.size} processes is gone; "
+            "the message of that one names the cause, and the model here is usable."
+        ) from None
+
 
 @contextlib.contextmanager
 def team(device: str | torch.device) -> Iterator[Team]:
@@ -117,7 +161,7 @@ def team(device: str | torch.device) -> Iterator[Team]:
     lasts: nccl on CUDA, gloo elsewhere.
 
     Raises:
-        ValueError: if there is no such device.
+        ValueError: if there is no such device, or none for each process.
     """
     several = dist.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     ready = dist.is_available() and dist.is_initialized()
@@ -125,10 +169,11 @@ def team(device: str | torch.device) -> Iterator[Team]:
     if not (several or ready):
         yield Team(0, 1, chosen)
         return
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"Several processes train on CPUs or CUDA devices, not on {chosen.type!r}; pass device='cpu'.")
     if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+        _take(chosen)
+        chosen = torch.device("cuda", torch.cuda.current_device())
     if not ready:
         # The keys of a group that is gone stay in torchrun's store, so every group gets a prefix of its own.
         store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
@@ -140,6 +185,19 @@ def team(device: str | torch.device) -> Iterator[Team]:
     finally:
         if not ready:
             dist.destroy_process_group()
+
+
+def _take(device: torch.device) -> None:
+    """Make a CUDA device this process's own: the one named, else the one of its rank, else the one it has chosen."""
+    place = os.environ.get("LOCAL_RANK") if device.index is None else str(device.index)
+    if place is None:
+        return
+    if int(place) >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f"Process {place} of this machine has no CUDA device of its own, for there are {count}; "
+            "start fewer processes, or pass device='cpu'."
+        )
+    torch.cuda.set_device(int(place))
 
 
 # What draws numbers element by element.

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cvae_lib.conditions import as_vector
+from cvae_lib.conditions import CompositeCondition
+from cvae_lib.conditions._condition import described
 from cvae_lib.data import Batch, ImageSet, PixelMode
 from cvae_lib.model import CVAE
 from cvae_lib.training._distributed import Share, Team
@@ -33,24 +34,6 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return found
 
 
-@torch.no_grad()
-def _first_unread(model: CVAE, y: Conditions, rows: Tensor) -> int | None:
-    """Return the first of the rows of y of which the model's condition makes no finite numbers, None if there is none.
-
-    To some conditions NaN says that a value is not known: an attribute nobody measured, a pixel nobody saw.
-    """
-    try:
-        c = as_vector(model.condition(each(y, lambda values: values[rows.to(values.device)].to(model.device))))
-        fine = bool(torch.isfinite(c).all())
-    except Exception:  # what a condition raises depends on the condition, and a y for somebody's own objective on that
-        fine = False
-    if fine:
-        return None
-    if len(rows) == 1:
-        return int(rows)
-    return next((row for one in rows.split(1) if (row := _first_unread(model, y, one)) is not None), None)
-
-
 class Feed:
     """A set with its conditions on the model's device and in its dtype, cut into batches.
 
@@ -59,36 +42,54 @@ class Feed:
         data: images.
         y: what the model is told: None for the labels; a tensor of shape (n, ...), or a tuple or dictionary of such,
             one row per image; or a function of the :class:`~cvae_lib.data.Batch`.
+        is_read: whether the model's condition is what reads y; an objective of one's own may take y apart before.
 
     Raises:
         ValueError: if images, classes or conditions do not fit the model, or a condition is not finite where its
             module gives NaN no meaning.
     """
 
-    def __init__(self, model: CVAE, data: ImageSet, y: Conditions = None) -> None:
+    def __init__(self, model: CVAE, data: ImageSet, y: Conditions = None, is_read: bool = True) -> None:
         device = model.device
         shape = tuple(model.config.image_shape)
         if data.image_shape != shape:
             raise ValueError(
                 f"The model takes images of shape {shape}, and those of {data.name} are {data.image_shape}."
             )
+        if model.is_conditional and y is None and not model.config.num_classes:
+            raise ValueError(
+                f"The model is told {model.config.condition!r}, not labels: pass y, with a row for each image, or a "
+                "function of the batch."
+            )
         if model.is_conditional and y is None and data.num_classes > model.config.num_classes:
             raise ValueError(f"The data have {data.num_classes} classes, the model knows {model.config.num_classes}.")
+        if y is not None and not callable(y) and not tensors_in(y):
+            raise ValueError(
+                "y must be a tensor with a row for each image, a tuple or dictionary of such, or a function of the "
+                f"batch, not {described(y)}; a vocabulary's encode() makes a tensor of captions."
+            )
         for values in tensors_in(y):
-            if len(values) != len(data):
-                raise ValueError(f"y must have a row for each of the {len(data)} images, and has {len(values)}.")
-        for values in tensors_in(y):
-            if not values.is_floating_point() or torch.isfinite(values).all():
-                continue
-            for rows in (~torch.isfinite(values.flatten(1))).any(1).nonzero()[:, 0].split(1000):
-                if (row := _first_unread(model, y, rows)) is not None:
-                    raise ValueError(
-                        f"y is not finite in row {row}, so the data are at fault; repair or leave out that row."
-                    )
+            count = len(values) if values.ndim else "no rows at all"
+            if count != len(data):
+                raise ValueError(f"y must have a row for each of the {len(data)} images, and has {count}.")
+        if not callable(y):
+            _check_finite(model.condition, y)
+        self.condition, self.is_conditional = model.condition, model.is_conditional
+        self.is_read = is_read and model.is_conditional
+        if y is not None:
+            self.check(y)
         self.data = data.to(device)
         self.y = each(y, lambda values: values.to(device))
-        self.is_conditional = model.is_conditional
         self.dtype = next(model.parameters()).dtype
+
+    def check(self, y: Any) -> None:
+        """Let the model's condition look at y on the CPU: elsewhere, and in a compiled step, it cannot ask for values.
+
+        Raises:
+            ValueError: if it cannot read y, such as a label out of range.
+        """
+        if self.is_read and not callable(y):
+            self.condition.check(each(y, lambda values: values.cpu()))
 
     def meal(self, batch: Batch, share: Share | None = None) -> tuple[Tensor, Any]:
         """Return (x, y) of a batch as the model takes them, or this process's rows of them."""
@@ -104,6 +105,20 @@ class Feed:
         return x, y
 
 
+def _check_finite(condition: nn.Module, y: Any) -> None:
+    """Look for NaN and infinity in y, but where they have a meaning for the condition that reads them."""
+    if isinstance(condition, CompositeCondition) and isinstance(y, tuple) and len(y) == len(condition.parts):
+        for part, values in zip(condition.parts, y, strict=True):
+            _check_finite(part, values)
+    elif not getattr(condition, "reads_gaps", False):
+        for values in tensors_in(y):
+            if values.is_floating_point() and not torch.isfinite(values).all():
+                row = int((~torch.isfinite(values.flatten(1))).any(1).nonzero()[0])
+                raise ValueError(
+                    f"y is not finite in row {row}, so the data are at fault; repair or leave out that row."
+                )
+
+
 class Epochs(Feed):
     """The shuffled batches of a training set, whose place can be written down and found again.
 
@@ -117,13 +132,13 @@ class Epochs(Feed):
         model: CVAE,
         data: ImageSet,
         y: Conditions,
-        *,
+        is_read: bool,
         batch_size: int,
         pixels: PixelMode,
         generator: torch.Generator,
         team: Team,
     ) -> None:
-        super().__init__(model, data, y)
+        super().__init__(model, data, y, is_read)
         self.batches = self.data.batches(batch_size, pixels=pixels, generator=generator)
         self.generator = generator
         self.team = team

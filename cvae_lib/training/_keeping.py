@@ -1,5 +1,6 @@
 """A run on disk: writing all of its state between two steps, and taking it up again exactly there."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvae_lib._streams import begin
+from cvae_lib.data import ImageSet
 from cvae_lib.training import _checkpoint as files
 from cvae_lib.training._checkpoint import CheckpointError
+from cvae_lib.training._feed import tensors_in
 from cvae_lib.training._history import History
 from cvae_lib.training._loop import Loop
 
@@ -19,6 +23,16 @@ def called(value: Any) -> Any:
     if callable(value):
         return repr(value) if is_dataclass(value) else getattr(value, "__qualname__", type(value).__name__)
     return value
+
+
+def contents(data: ImageSet, y: Any) -> str:
+    """Return what tells one training set from another of the same name and length: checksums of images and of y."""
+    told = called(y) if callable(y) else " ".join(map(_checksum, tensors_in(data.labels if y is None else y)))
+    return f"checksum {_checksum(data.images)}, y {told}"
+
+
+def _checksum(tensor: Tensor) -> str:
+    return f"{zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data):08x}"
 
 
 class Keeper:
@@ -44,11 +58,20 @@ class Keeper:
         if self.every is None or is_last:
             self.save(loop)
 
-    def save(self, loop: Loop) -> None:
-        """Write the state of the run; a full disk is announced, and the next save tries again."""
-        if loop.team.rank == 0:
+    def save(self, loop: Loop, together: bool = True) -> None:
+        """Write the state of the run; a full disk is announced, and the next save tries again.
+
+        What is on disk stays if the loss has stopped being a number, which on a GPU is noted but not yet read.
+
+        Args:
+            loop: the run.
+            together: whether all processes are here. If not, this one's share of the running means stands for all.
+        """
+        sums = loop.team.total(loop.sums.clone()) if together else loop.sums * loop.team.size
+        # A gradient can spoil the weights of a step whose loss was good; then the checkpoint before it is to stay.
+        if loop.team.rank == 0 and not loop.bad and not loop.bad_weight(loop.live):
             try:
-                files.write(self.folder, *state(loop, self.settings))
+                files.write(self.folder, *state(loop, self.settings, sums))
                 self.failure = None
             except CheckpointError as error:
                 self.failure = error
@@ -58,8 +81,10 @@ class Keeper:
         """Take up the run that is in the folder, or begin one if there is none.
 
         Raises:
-            CheckpointError: if there is a run and ``resume`` is false, or it is damaged or another one.
+            CheckpointError: if there is a run and ``resume`` is false, or it is damaged or another one, or nothing can
+                be written there.
         """
+        files.check_writable(self.folder)
         if not files.exists(self.folder):
             return
         if not resume:
@@ -68,7 +93,7 @@ class Keeper:
                 "or choose another folder."
             )
         facts, tensors = files.read(self.folder)
-        if "settings" not in facts:
+        if not isinstance(facts.get("settings"), dict):
             raise CheckpointError(
                 f"The checkpoint in {self.folder} holds weights but no optimiser, so it cannot be resumed; "
                 "load_checkpoint it, and train from there into another folder."
@@ -80,11 +105,19 @@ class Keeper:
                 f"The checkpoint in {self.folder} is of a run with {other}; go on with the same settings, "
                 "or begin in another folder."
             )
-        restore(loop, facts, tensors, self.folder)
+        try:
+            restore(loop, facts, tensors, self.folder)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"The checkpoint in {self.folder} does not hold the whole state of a run ({error}), "
+                f"so somebody has edited it; go back to a copy of {self.folder}."
+            ) from None
 
 
-def state(loop: Loop, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return all that a run is made of between two steps: what JSON holds, and the tensors."""
+def state(loop: Loop, settings: dict[str, Any], sums: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return all that a run is made of between two steps: what JSON holds, and the tensors; sums over all processes."""
     device, watch = loop.model.device, loop.watch
     tensors = files.prefixed("model", loop.model.state_dict())
     if loop.average is not None:
@@ -94,7 +127,7 @@ def state(loop: Loop, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     for name, parameter in loop.model.named_parameters():
         moments = {key: v for key, v in loop.optimiser.state.get(parameter, {}).items() if isinstance(v, Tensor)}
         tensors |= files.prefixed(f"optimiser.{name}", moments)
-    tensors |= files.prefixed("run", {"sums": loop.sums, "good_steps": loop.good_steps})
+    tensors |= files.prefixed("run", {"sums": sums, "good_steps": loop.good_steps})
     facts = {
         "architecture": loop.model.config.as_dict(),
         "settings": settings,
@@ -116,21 +149,35 @@ def restore(loop: Loop, facts: dict[str, Any], tensors: dict[str, Tensor], folde
 
     Raises:
         CheckpointError: if the weights do not fit the model.
+        ValueError: if something is not as :func:`state` makes it.
     """
     device = loop.model.device
+    weights = files.stripped("model", tensors)
+    for key, here in loop.model.state_dict().items():
+        if key in weights and weights[key].dtype != here.dtype:
+            raise CheckpointError(
+                f"The checkpoint in {folder} is of a model in another precision: {key} is {weights[key].dtype} there "
+                f"and {here.dtype} here; convert the model with .to({weights[key].dtype}) before."
+            )
+    if not 0 <= facts["position"] <= len(loop.epochs) or facts["step"] < facts["position"] or facts["seen"] < 0:
+        raise ValueError(f"step {facts['step']!r}, position {facts['position']!r}")
     files.load_weights(loop.model, files.stripped("model", tensors), folder)
     if loop.average is not None:
         files.load_weights(loop.average, files.stripped("ema", tensors), folder)
     moments = {}
-    for index, (name, _) in enumerate(loop.model.named_parameters()):
+    for index, (name, parameter) in enumerate(loop.model.named_parameters()):
         if found := files.stripped(f"optimiser.{name}", tensors):
+            # The fused step trusts these shapes, and would write beyond the end of a tensor that is too short.
+            wanted = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            if {key: value.shape for key, value in found.items()} != wanted:
+                raise ValueError(f"the moments of {name}")
             moments[index] = found
     groups = loop.optimiser.state_dict()["param_groups"]
     loop.optimiser.load_state_dict({"state": moments, "param_groups": groups})
-    loop.sums.copy_(tensors["run.sums"])
+    loop.sums.copy_(tensors["run.sums"] if loop.team.rank == 0 else torch.zeros(3))  # they are added up over processes
     loop.good_steps.copy_(tensors["run.good_steps"])
     loop.step, loop.position, loop.seen = facts["step"], facts["position"], facts["seen"]
-    loop.budget.before = facts["seconds"]
+    loop.budget.before = float(facts["seconds"])
     loop.history = History.from_json(facts["history"])
     if loop.watch is not None and facts["least"] is not None:
         loop.watch.least, loop.watch.best_epoch = facts["least"], loop.history.best_epoch
@@ -141,7 +188,7 @@ def restore(loop: Loop, facts: dict[str, Any], tensors: dict[str, Tensor], folde
         loop.epochs.begun = None if facts["begun"] is None else files.from_text(facts["begun"])
     else:
         # Random states belong to a kind of device. A new stream, and a new order for the rest of the epoch.
-        torch.manual_seed(loop.step)
+        begin(loop.step, device)
         loop.epochs.generator.manual_seed(loop.step)
         loop.progress.say(
             f"The checkpoint was written on {facts['device']}; on {device.type} the run goes on from its weights "

@@ -13,14 +13,16 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cvae_lib.data import Batch
 from cvae_lib.model import CVAE
-from cvae_lib.objective import Terms
+from cvae_lib.training._arguments import check_scale
 from cvae_lib.training._budget import Budget, Schedule
 from cvae_lib.training._distributed import GlobalDraws, Share, Team
 from cvae_lib.training._feed import Epochs, blame
 from cvae_lib.training._history import History
-from cvae_lib.training._numerics import Precision, autocast
+from cvae_lib.training._numerics import Precision, asks, autocast
 from cvae_lib.training._progress import Interrupts, Progress
-from cvae_lib.training._stopping import Watch, floats
+from cvae_lib.training._stopping import Watch, floats, terms_of
+
+LISTENS = 50  # steps after which processes on GPUs ask each other about Ctrl-C, for which they all have to wait
 
 
 class TrainingDiverged(RuntimeError):
@@ -44,11 +46,6 @@ class Recipe:
     clip: float | None
     ema: float | None
     precision: Precision
-
-
-def asks(device: torch.device) -> bool:
-    """Say whether the loss is looked at in every step, or only once in an epoch because looking is dear."""
-    return device.type != "cuda"
 
 
 class Loop:
@@ -133,7 +130,7 @@ class Loop:
                 self.is_between_steps = True
                 self.progress.step(self.step)
                 after_step()
-                if self.is_interrupted or (self.interrupts.asked and self.team.size == 1):
+                if self._should_stop():
                     raise KeyboardInterrupt
                 self._look_at_the_clock()
                 if self.place >= self.total:
@@ -145,6 +142,12 @@ class Loop:
         if self.seen:
             # Saved before it is closed: a longer budget can then go on with the rest of this epoch.
             self._close()
+
+    def _should_stop(self) -> bool:
+        """Say whether somebody interrupts; several processes have to agree, or some would wait for the others."""
+        if self.team.size > 1 and not self.asks and self.step % LISTENS == 0:
+            self.is_interrupted = self.team.any(self.interrupts.asked)
+        return self.is_interrupted or (self.interrupts.asked and self.team.size == 1)
 
     def _is_over(self) -> bool:
         stopped = self.watch is not None and self.watch.is_over(len(self.history))
@@ -158,15 +161,19 @@ class Loop:
         recipe, several = self.recipe, self.team.size > 1
         if self.step == 0:
             blame(x, batch, 0, self.epochs.data)
-        beta = recipe.beta(self.step)
-        rate = recipe.learning_rate * recipe.schedule(self.place, self.total)
+            self.epochs.check(y)
+        beta = check_scale("beta", recipe.beta(self.step), self.step)
+        rate = recipe.learning_rate * check_scale("schedule", recipe.schedule(self.place, self.total), self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with GlobalDraws(share) if several else contextlib.nullcontext(), self.autocast:
-            terms = self.terms(x, y)
-        if isinstance(terms, Tensor):
-            terms = Terms(terms, torch.zeros_like(terms)[:, None])
+            terms = terms_of(self.terms(x, y), len(x), "objective")
         loss = terms.loss(beta)
+        if not loss.requires_grad:
+            raise ValueError(
+                "The loss depends on no weight that is trained, so there is nothing to follow downhill; "
+                "the objective must not detach its bound, nor compute it under torch.no_grad()."
+            )
         if self.asks:
             self._ask(loss, x, batch)
         for parameter in self.parameters:
@@ -205,15 +212,28 @@ class Loop:
         self.good_steps += 1 - self.bad
 
     def _diverged(self, what: str, step: int) -> None:
+        if name := self.bad_weight(self.last_good):
+            self._stop(
+                f"{what} at step {step}, because the weights had been so before: {name} holds NaN or infinity; "
+                "build the model anew, or load a good checkpoint."
+            )
         whole = all(bool(torch.isfinite(tensor).all()) for tensor in self._kept())
         if not whole:
             for tensor, kept in zip(self._kept(), self.last_good, strict=True):
                 tensor.copy_(kept)
         since = "from before that step" if whole else f"from the start of epoch {len(self.history) + 1}"
-        error = TrainingDiverged(
+        self._stop(
             f"{what} at step {step}, so training has stopped with the weights {since}; "
             "try a smaller learning_rate, or clip=1.0."
         )
+
+    def bad_weight(self, tensors: list[Tensor]) -> str:
+        """Return which parameter is not finite in such a list of weights; nothing if all are. Buffers may hold -inf."""
+        names = [name for name, value in self.model.named_parameters() if value.is_floating_point()]
+        return next((name for name, value in zip(names, tensors, strict=False) if not value.isfinite().all()), "")
+
+    def _stop(self, sentence: str) -> None:
+        error = TrainingDiverged(sentence)
         error.history = self.history
         raise error
 
@@ -236,9 +256,19 @@ class Loop:
             self._diverged("The loss was not finite", begun + int(self.good_steps))
         if self.asks and not math.isfinite(means[0]):
             self._diverged(f"The loss became {means[0]}", self.step - 1)
+        if self.bad_weight(self.live):  # by the last step, whose loss was good: the next step would have noticed
+            self._diverged("A weight became NaN or infinite", self.step - 1)
         history = self.history
         judged = self.average or self.model
         validation = None if self.watch is None else self.watch.look(judged, len(history) + 1, self.team)
+        if validation is not None and not math.isfinite(validation):
+            best = None if self.watch is None else self.watch.best_epoch
+            which = "that step" if best is None else f"epoch {best}, the best"
+            self._stop(
+                f"The validation became {validation} after epoch {len(history) + 1}, at step {self.step}, so training "
+                f"has stopped with the weights of {which}; look at the validation images and at criterion, or try a "
+                "smaller learning_rate."
+            )
         if validation is not None:
             history.validation.append(validation)  # first, so that trim() can tell whether there should be one
         for values, mean in zip((history.loss, history.distortion, history.rate), means, strict=True):

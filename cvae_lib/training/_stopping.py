@@ -1,5 +1,6 @@
 """Early stopping: a criterion that is the same number for the same weights, and the best weights so far."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,17 +8,38 @@ import torch
 from torch import Tensor, nn
 
 from cvae_lib import course
+from cvae_lib._streams import seeded
+from cvae_lib.conditions._condition import described
 from cvae_lib.data import PixelMode
 from cvae_lib.model import CVAE
 from cvae_lib.objective import Terms, elbo_terms
 from cvae_lib.training._distributed import Team
 from cvae_lib.training._feed import Feed
-from cvae_lib.training._numerics import Precision, autocast, seeded
+from cvae_lib.training._numerics import Precision, autocast
 
 ROWS = 1000  # images judged at a time
 
 
 Objective = Callable[[CVAE, Tensor, Any], Terms | Tensor]
+
+
+def terms_of(found: Any, rows: int, what: str) -> Terms:
+    """Return what an objective gave as terms: its own, or a bound per image, which then counts as distortion.
+
+    Raises:
+        ValueError: if it gave neither, or not for every image.
+    """
+    if isinstance(found, Tensor):
+        found = Terms(found, torch.zeros_like(found)[..., None])
+    if not isinstance(found, Terms):
+        raise ValueError(f"{what} must give Terms or a bound per image, shape ({rows},), not {described(found)}.")
+    value = found.log_likelihood
+    if value.shape != (rows,):
+        raise ValueError(
+            f"{what} must give one bound per image, shape ({rows},), not {tuple(value.shape)}; sum over dimensions, "
+            "and leave the mean over images to fit."
+        )
+    return found
 
 
 @torch.no_grad()
@@ -34,7 +56,9 @@ def mean_loss(
             x, y = feed.meal(batch)
             with autocast(feed.data.device, precision):
                 found = (criterion or elbo_terms)(model, x, y)
-            total -= float((found if isinstance(found, Tensor) else found.elbo).sum())
+            # A bound is summed as it is, not less a rate of 0: the same number, and no more work.
+            terms = terms_of(found, len(x), "criterion")
+            total -= float((found if isinstance(found, Tensor) else terms.elbo).sum())
             seen += len(x)
             if seen >= limit:
                 break
@@ -72,7 +96,7 @@ class Watch:
         if team.rank == 0:
             value = mean_loss(model, self.feed, self.pixels, self.precision, self.seed, self.criterion)
         value = team.agreed(value)
-        if self.patience is not None and value < self.least:
+        if self.patience is not None and value < self.least and math.isfinite(value):
             best = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
             self.best, self.least, self.best_epoch = best, value, epoch
         return value
