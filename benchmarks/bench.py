@@ -9,7 +9,7 @@
 4. importance-sampled likelihood: decoded images a second, and peak memory against K.
 
 Runs alternate between the contestants, ratios are taken round by round, and their median counts: a busy neighbour then
-disturbs both sides alike.
+disturbs both sides alike. What the second measures in each round stands in ``shares.py``.
 """
 
 import argparse
@@ -19,13 +19,14 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from shares import utilisation
+from timing import seconds, table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -54,21 +55,6 @@ class ExampleVAE(nn.Module):
         distortion = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
         rate = -0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
         return (distortion + rate) / len(x)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device, so that a clock read afterwards counts its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time one call."""
-    synchronise(device)
-    started = time.perf_counter()
-    work()
-    synchronise(device)
-    return time.perf_counter() - started
 
 
 def baseline_epoch(model: ExampleVAE, optimiser: torch.optim.Optimizer, loader: Any, device: torch.device) -> None:
@@ -127,82 +113,6 @@ def throughput(device: torch.device, rounds: int, workers: list[int]) -> list[di
     ]
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the best matrix-product rate of this machine over a few shapes, in operations per second."""
-    best = 0.0
-    for m, k, n in ((1024, 1024, 1024), (2048, 2048, 2048), (256, 784, 512), (784, 256, 512)):
-        a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)
-        repeats = max(3, int(2e10 / (2 * m * k * n)))
-        for _ in range(3):
-            took = seconds(lambda a=a, b=b, r=repeats: [a @ b for _ in range(r)], device)  # type: ignore[misc]
-            best = max(best, 2 * m * k * n * repeats / took)
-    return best
-
-
-def operations_per_image(model: CVAE) -> int:
-    """Count multiplications and additions of one training step per image: forward, and twice that backward.
-
-    The first layer of the encoder needs no gradient for its input, so it counts twice, not thrice.
-    """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return sum(6 * layer.weight.numel() for layer in layers) - 2 * layers[0].weight.numel()
-
-
-def utilisation(device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """Report which share of the measured matrix rate ``fit`` turns into training.
-
-    The matrix rate is measured before and after every round, so that a share compares what happened at one time.
-    """
-    train = data.mnist("train", device=device)
-    rows = []
-    for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        if precision == "bf16" and not course.has_native_bf16(device):
-            continue
-        for name, config, batch in (
-            ("784-400-20 VAE", CVAEConfig(num_classes=0, latent_dim=20, hidden=(400,)), 128),
-            ("512-512 CVAE", CVAEConfig(hidden=(512, 512)), 256),
-        ):
-            model = CVAE(config)
-            settings: dict[str, Any] = {"batch_size": batch, "precision": precision, "device": device}
-            fit(model, train, steps=50, log_every=10**6, **settings)
-            peaks, rates = [matrix_rate(device, dtype)], []
-            for _ in range(rounds):
-                took = seconds(lambda m=model, s=settings: fit(m, train, epochs=1, log_every=10**6, **s), device)  # type: ignore[misc]
-                rates.append(operations_per_image(model) * len(train) / took)
-                peaks.append(matrix_rate(device, dtype))
-            shares = [2 * rate / (peaks[i] + peaks[i + 1]) for i, rate in enumerate(rates)]
-            rows.append(
-                {
-                    "what": f"{name}, batch {batch}, {precision}",
-                    "gigaflops": round(statistics.median(rates) / 1e9),
-                    "machine_gigaflops": round(statistics.median(peaks) / 1e9),
-                    "share": round(statistics.median(shares), 2),
-                    "best": round(max(shares), 2),
-                    **time_by_kind(model, train, settings),
-                }
-            )
-    return rows
-
-
-KINDS = {
-    "products": ("aten::mm", "aten::addmm", "aten::bmm"),
-    "optimiser": ("aten::_fused_adam_", "Optimizer.step", "aten::_foreach_add_"),
-    "casts": ("aten::copy_", "aten::_to_copy", "aten::to"),
-}
-
-
-def time_by_kind(model: CVAE, train: data.ImageSet, settings: dict[str, Any]) -> dict[str, str]:
-    """Say where a step's time goes: products, optimiser, copies and casts, the rest; shares of own time."""
-    with torch.profiler.profile() as profile:
-        fit(model, train, steps=50, log_every=10**6, **settings)
-    on_gpu = settings["device"].type == "cuda"
-    own: dict[str, float] = dict.fromkeys([*KINDS, "other"], 0.0)
-    for event in profile.key_averages():
-        kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), "other")
-        own[kind] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
-    return {kind: f"{value / sum(own.values()):.0%}" for kind, value in own.items()}
-
-
 def time_to(target: float, device: torch.device) -> dict[str, Any]:
     """Find the shortest of a few schedules after which the VAE's test likelihood reaches the target."""
     train, test = data.mnist("train", device=device), data.mnist("test", device=device)
@@ -258,14 +168,6 @@ def likelihood_once(samples: int, device: torch.device) -> None:
     )
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Lay rows out under their keys."""
-    keys = list(rows[0])
-    cells = [keys, *[[str(row[key]) for key in keys] for row in rows]]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(keys))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
-
-
 def main() -> int:
     """Run every measurement, print the tables, write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -286,7 +188,7 @@ def main() -> int:
             "torch": torch.__version__.split("+")[0],
         },
         "throughput": throughput(device, rounds, [0, 1] if device.type == "cpu" else [1, 4, 8, 16]),
-        "utilisation": utilisation(device, rounds),
+        "utilisation": utilisation(device, 1 if options.quick else 15),
         "likelihood": likelihood_speed(device),
         "time_to_90_nats": [] if options.quick else [time_to(90.0, device)],
     }

@@ -101,7 +101,13 @@ def someone_watches() -> bool:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the environment report: what was looked at, what was found, what to do about it."""
+    """One line of the environment report.
+
+    Attributes:
+        what: was looked at.
+        found: what was found.
+        advice: what to do about it; empty if nothing needs doing.
+    """
 
     what: str
     found: str
@@ -115,7 +121,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """The environment report; prints as an aligned table, and renders as a table in a notebook."""
+    """The environment report; prints as an aligned table, in a notebook too.
+
+    Attributes:
+        findings: its lines.
+    """
 
     findings: tuple[Finding, ...]
 

@@ -221,6 +221,9 @@ class LinearGaussian(nn.Module):
 
         Args:
             y: one condition per draw; for a model without one pass ``count``.
+
+        Raises:
+            ValueError: if neither y nor ``count`` says how many, or y has another shape than (B, Y).
         """
         z = self.prior(y, batch=count).sample()
         return self.likelihood(z, y).sample(), z

@@ -20,7 +20,7 @@ from torch.distributions import Distribution, Independent
 from cvae_lib.conditions import Condition, Representation, Tokens, as_vector, examples, make_condition, repeated
 from cvae_lib.likelihoods import likelihood
 from cvae_lib.networks import Placement, network_pair
-from cvae_lib.priors import prior, tempered_sample
+from cvae_lib.priors import VampPrior, prior, tempered_sample
 from cvae_lib.priors._gaussians import diagonal_gaussian
 
 
@@ -146,8 +146,6 @@ class CVAE(nn.Module):
         if config.condition_in not in ("both", "encoder", "decoder"):
             raise ValueError(f"condition_in is 'both', 'encoder' or 'decoder', not {config.condition_in!r}.")
         encoder, decoder = network_pair(config.network)
-        if config.prior == "vamp" and self.condition.kind not in ("none", "vector"):
-            raise ValueError("The VampPrior reads a condition that is one vector: a label, an embedding or attributes.")
         self.observation = likelihood(config.likelihood, config.levels)
         channels, *size = config.image_shape
         output_shape = (channels * int(self.observation.channels_per_pixel), *size)  # type: ignore[arg-type]
@@ -184,7 +182,7 @@ class CVAE(nn.Module):
             settings |= {"condition_is_image": self.condition.kind == "image", "norm": config.norm}
         return settings
 
-    def _encode_pseudo(self, images: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _encode_pseudo(self, images: Tensor, rows: Representation | None) -> tuple[Tensor, Tensor]:
         """Encode a VampPrior's pseudo-images as the encoder is used to: with the condition only if it hears one."""
         mean, log_variance = self.encoder(images, rows if self.config.condition_in != "decoder" else None)
         return mean, log_variance
@@ -222,7 +220,9 @@ class CVAE(nn.Module):
         c = self._read(y, None if batch is None else (batch,))
         if batch is None:
             batch = len(y) if c is None else examples(c)
-        distribution: Distribution = self.latent_prior(None if c is None else as_vector(c), batch, self._encode_pseudo)
+        if c is not None and not isinstance(self.latent_prior, VampPrior):
+            c = as_vector(c)
+        distribution: Distribution = self.latent_prior(c, batch, self._encode_pseudo)
         return distribution
 
     def likelihood(self, z: Float[Tensor, "*k b d"], y: Any = None) -> Independent:
@@ -257,6 +257,9 @@ class CVAE(nn.Module):
             y: one condition per image; for a VAE pass ``count`` instead.
             temperature: factor on the prior's standard deviation; below 1 gives more typical, less varied images.
             generator: source of randomness; the global one if not given.
+
+        Raises:
+            ValueError: if neither y nor ``count`` says how many, or y does not fit the model.
         """
         z = tempered_sample(self.prior(y, batch=count), temperature, generator)
         images: Tensor = self.likelihood(z, y).mean
@@ -264,7 +267,11 @@ class CVAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Float[Tensor, "b ch h w"], y: Any = None) -> Float[Tensor, "b ch h w"]:
-        """Encode x, decode the posterior mean; return pixel means in [0, 1]."""
+        """Encode x, decode the posterior mean; return pixel means in [0, 1], shape of x.
+
+        Raises:
+            ValueError: if y is missing for a conditional model, or x or y does not fit the model.
+        """
         images: Tensor = self.likelihood(self.posterior(x, y).mean, y).mean
         return images
 

@@ -23,11 +23,17 @@ COUNTS = {"train": 20_000, "test": 5_000}
 
 
 class Forks(NamedTuple):
-    """Windows with what came after them."""
+    """N windows with what came after them.
+
+    Attributes:
+        windows: y, shape (N, 24).
+        futures: x, shape (N, 12).
+        up: which branch it was, shape (N,).
+    """
 
     windows: Float[Tensor, "n w"]
     futures: Float[Tensor, "n t"]
-    up: Bool[Tensor, "n"]  # which branch it was
+    up: Bool[Tensor, "n"]
 
 
 class Law(NamedTuple):
@@ -66,22 +72,22 @@ class Law(NamedTuple):
         return torch.stack([self.chance, 1 - self.chance], dim=1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Float[Tensor, "m n t"]:
-        """Return so many futures for each window."""
+        """Return so many futures for each window, shape (count, N, T); the generator, if given, is one of the CPU."""
         shape = (count, *self.middle.shape)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(self.middle)
         coins = torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(self.middle)
         side = torch.where(coins < self.chance, 1.0, -1.0)[..., None]
-        root = torch.linalg.cholesky(self.covariance.double()).to(self.middle)
+        root = torch.linalg.cholesky(self.covariance.cpu().double()).to(self.middle)  # MPS has no float64
         draws: Tensor = self.middle + side * self.branch + noise @ root.T
         return draws
 
     def log_prob(self, futures: Float[Tensor, "*m n t"]) -> Float[Tensor, "*m n"]:
-        """Return log p(x|y), nats."""
-        root = torch.linalg.cholesky(self.covariance.double())
+        """Return log p(x|y) of futures (..., N, T), nats per future, shape (..., N); summed over the T steps."""
+        root = torch.linalg.cholesky(self.covariance.cpu().double())
         each = []
         for mean, weight in zip(self.means.unbind(1), self.weights.unbind(1), strict=True):
-            rest = torch.linalg.solve_triangular(root, (futures - mean).double().unsqueeze(-1), upper=False)
-            each.append(weight.double().log() - 0.5 * rest.squeeze(-1).square().sum(-1))
+            rest = torch.linalg.solve_triangular(root, (futures - mean).cpu().double().unsqueeze(-1), upper=False)
+            each.append(weight.cpu().double().log() - 0.5 * rest.squeeze(-1).square().sum(-1))
         size = root.diagonal().log().sum() + 0.5 * len(root) * math.log(2 * math.pi)
         value: Tensor = (torch.logaddexp(*each) - size).to(futures)
         return value
@@ -127,8 +133,8 @@ def law(windows: Float[Tensor, "n w"]) -> Law:
     whole = covariance(WINDOW + HORIZON)
     past, cross, ahead = whole[:WINDOW, :WINDOW], whole[WINDOW:, :WINDOW], whole[WINDOW:, WINDOW:]
     gain = torch.linalg.solve(past, cross.T).T  # (T, W)
-    middle, rest = windows.double().cpu() @ gain.T, ahead - gain @ cross.T
-    pieces = (chance(windows.double().cpu()), middle, branch(), 0.5 * (rest + rest.T))
+    middle, rest = windows.cpu().double() @ gain.T, ahead - gain @ cross.T
+    pieces = (chance(windows.cpu().double()), middle, branch(), 0.5 * (rest + rest.T))
     return Law(*(piece.to(windows) for piece in pieces))
 
 
@@ -149,11 +155,11 @@ def filled(
         ValueError: if the windows have another length than :data:`WINDOW`.
     """
     _check(windows)
-    K, seen = covariance(WINDOW), mask.double().cpu()  # (W, W), (N, W)
+    K, seen = covariance(WINDOW), mask.cpu().double()  # (W, W), (N, W)
     # With a one on the diagonal where nothing was seen, all windows can be solved together.
     inner = seen[:, :, None] * K * seen[:, None, :] + torch.diag_embed(1 - seen)
     swing = torch.randn(count, *windows.shape, generator=generator, dtype=torch.float64) @ torch.linalg.cholesky(K).T
-    known = torch.where(mask.cpu(), windows.double().cpu(), 0.0)
+    known = torch.where(mask.cpu(), windows.cpu().double(), 0.0)
     off = (known - swing * seen).permute(1, 2, 0)  # (N, W, M)
     move = (K * seen[:, None, :]) @ torch.linalg.solve(inner, off)
     return torch.where(mask.cpu(), known, swing + move.permute(2, 0, 1)).to(windows)

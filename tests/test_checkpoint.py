@@ -19,7 +19,15 @@ from cvae_lib import _files
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
-from cvae_lib.training import CheckpointError, History, _checkpoint, fit, load_checkpoint, save_checkpoint
+from cvae_lib.training import (
+    CheckpointError,
+    History,
+    TrainingDiverged,
+    _checkpoint,
+    fit,
+    load_checkpoint,
+    save_checkpoint,
+)
 from cvae_lib.training._progress import Interrupts
 
 SETTINGS = {"epochs": 4, "batch_size": 64, "learning_rate": 0.01, "precision": "float32", "device": "cpu"}
@@ -98,6 +106,25 @@ def test_a_resumed_run_is_bit_for_bit_the_run_that_was_never_stopped(kind, stop,
     net, history = run(tmp_path, resume=True, **changes)
     assert same(net, whole) and history == expected
     assert objective.calls == stop + 16 - 3 * ((stop - 1) // 3), "a resumed run begins at the last checkpoint"
+
+
+def test_a_run_gone_wrong_unread_on_a_gpu_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
+    """There nobody looks at the loss until the epoch ends; steps 6 and 7 are noted as bad, and 6 is time to save."""
+    whole, expected = run(checkpoint_every=3, folder=tmp_path / "whole")
+
+    def spoilt(net, x, y):
+        terms = elbo_terms(net, x, y)
+        spoilt.calls += 1
+        return terms._replace(log_likelihood=terms.log_likelihood * (math.nan if spoilt.calls >= spoilt.bad else 1))
+
+    spoilt.calls, spoilt.bad = 0, 6
+    monkeypatch.setattr("cvae_lib.training._loop.asks", lambda device: False)
+    with pytest.raises(TrainingDiverged, match="at step 5"):
+        run(tmp_path / "run", checkpoint_every=3, objective=spoilt)
+    assert json.loads((tmp_path / "run" / "checkpoint.json").read_text())["step"] == 3
+    spoilt.bad = math.inf
+    net, history = run(tmp_path / "run", checkpoint_every=3, objective=spoilt, resume=True)
+    assert same(net, whole) and history == expected
 
 
 @pytest.fixture

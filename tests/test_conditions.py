@@ -244,6 +244,9 @@ def test_words_are_numbered_padded_and_read_back():
     ids = words.encode(["Thick SEVEN.", "", "a a a a"])
     assert ids.tolist() == [[6, 4, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
     assert words.decode(ids) == ["thick seven", "", "a a a a"]
+    for wrong in (-1, len(words) + 1):
+        with pytest.raises(ValueError, match="Word numbers lie in"):
+            words.decode(torch.tensor([[1, wrong]]))
 
 
 def test_a_caption_is_the_vector_of_its_word_plus_that_of_its_place():

@@ -8,6 +8,7 @@ import torch
 from linear_gaussian import LinearGaussian, matrix, normals, numbered
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from cvae_lib.conditions import Observed
 from cvae_lib.data import ImageSet
 from cvae_lib.evaluation import (
     active_units,
@@ -134,6 +135,13 @@ def test_the_sampled_rate_is_the_closed_form_kl():
     kl = torch.distributions.kl_divergence(net.posterior(x), net.prior(batch=len(x)))
     off = mean_and_error(mutual_information(net, data, samples=20, **GREY).rate.per_example - kl)
     assert within(off, 0.0)
+
+
+def test_each_image_finds_its_own_figure_though_labels_alternate():
+    u = 10.0 * torch.arange(1, 41, dtype=torch.float64)[:, None]
+    net = LinearGaussian(u, matrix([1.0]), matrix(1.0), shift=torch.zeros(64, 1, dtype=torch.float64))
+    found = mutual_information(net, numbered(torch.arange(40) % 2), samples=50, **GREY)
+    torch.testing.assert_close(found.rate.per_example.double(), u[:, 0] ** 2 / 2, rtol=0.2, atol=0)
 
 
 def test_the_lower_estimate_is_the_information_of_the_images_at_hand():
@@ -452,6 +460,34 @@ def test_a_continuous_y_leaves_the_information_out_unless_grouped():
     assert report.information is None and "unknown" in str(report) and "any y" in str(report)
     grouped = collapse_report(net, data, samples=2, groups=torch.arange(40) // 10, **GREY)
     assert grouped.information.set_sizes == (10, 10) and "same y" in str(grouped)
+
+
+def test_a_y_of_several_parts_is_reported_on_too():
+    data, kinds = scribbles(), torch.tensor([[0.5], [1.0]])
+    y = (data.labels, kinds[torch.arange(60) % 2])
+    net = small(condition="label+attributes", attributes=("width",))
+    report = collapse_report(net, data, y=y, samples=3)
+    assert report.information.set_sizes == (10, 10) and report.z_used.within_y and report.y_used.changed > 0.5
+    assert report.information.lower.mean == mutual_information(net, data, y=y).lower.mean
+
+
+def test_examples_of_which_the_same_is_unknown_have_the_same_y():
+    data, numbers = scribbles(300), torch.stack((torch.arange(300) % 5, torch.arange(300) % 2), 1).float()
+    numbers[torch.arange(300) % 3 == 0, 1] = math.nan
+    net = small(condition="attributes", attributes=("a", "b"))
+    groups = examples(net, data, y=numbers).groups
+    told = [tuple(row) for row in numbers.nan_to_num(-1).tolist()]
+    assert len(set(told)) == 15 == groups.unique().numel() == len(set(zip(told, groups.tolist(), strict=True)))
+
+
+def test_what_is_hidden_makes_no_two_y_different():
+    data, mask = scribbles(40), torch.zeros(40, 1, 4, 3).bool()
+    mask[:, :, 0] = True
+    image = torch.rand(40, 1, 4, 3)
+    image[:, :, 0] = (torch.arange(40) % 4)[:, None, None]  # four kinds of top row
+    image[7, 0, 2, 1] = math.nan
+    groups = examples(small(condition="observed"), data, y=Observed(image, mask)).groups
+    assert groups.unique().numel() == 4 and torch.equal(groups[:4], groups[36:])
 
 
 def test_a_rate_that_does_not_split_by_latent_is_shown_whole(monkeypatch):

@@ -18,13 +18,13 @@ CPU = torch.device("cpu")
 # One script, run by one process and by two. 129 images in batches of 64 leave a last batch of one image: the second
 # process then has none. Every model has a parameter that its loss does not use.
 SCRIPT = """
-import os, sys
+import os, signal, sys
 import safetensors.torch, torch
 from torch import distributed
 from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
-from cvae_lib.training import TrainingDiverged, fit
+from cvae_lib.training import TrainingDiverged, _loop, fit
 
 torch.set_num_threads(1)
 out, rank = sys.argv[1], int(os.environ.get("RANK", "0"))
@@ -57,11 +57,33 @@ trained("watched", model(), validation=data.subset(slice(40)), patience=1, pixel
 fit(net := model(), data, seconds=0.2, batch_size=64, device="cpu")  # the first one's clock ends the run for all
 found["clock"] = net.decoder.net.layers[0].weight.detach().clone()
 trained("longer", model(), epochs=None, steps=11, checkpoint=out + "-run", resume=True)
+fit(model(), data, steps=7, batch_size=64, precision="float32", device="cpu", checkpoint=out + "-cut")
+trained("inside", model(), epochs=None, steps=9, learning_rate=2e-3, checkpoint=out + "-cut", resume=True)
+size = int(os.environ.get("WORLD_SIZE", "1"))
+signal.signal(signal.SIGINT, signal.default_int_handler)
+steps = 0
+
+
+def interrupted(net, x, y):
+    # Only the last process hears the interrupt, in its tenth step.
+    global steps
+    steps += 1
+    if steps == 10 and rank == size - 1:
+        os.kill(os.getpid(), signal.SIGINT)
+    return elbo_terms(net, x, y)
+
+
+for name, asks in (("each step", True), ("now and then", False)):
+    _loop.asks, steps = lambda device, asks=asks: asks, 0
+    history = fit(model(), data, steps=120, batch_size=64, device="cpu", objective=interrupted, log_every=1000)
+    assert history.interrupted
+    found[f"interrupted.{name}"] = torch.tensor(steps)
+_loop.asks = lambda device: True
 
 def spoilt(net, x, y):
     # Only the last process meets a loss that is no number; all must stop, with finite weights.
     terms = elbo_terms(net, x, y)
-    is_last = rank == int(os.environ.get("WORLD_SIZE", "1")) - 1
+    is_last = rank == size - 1
     return terms._replace(log_likelihood=terms.log_likelihood + float("nan")) if is_last else terms
 
 
@@ -124,7 +146,7 @@ def outcomes(tmp_path_factory, root: Path) -> tuple[dict, dict, dict, str]:
     return (*found, said[1])
 
 
-@pytest.mark.parametrize("kind", ["plain", "noisy", "watched", "longer"])
+@pytest.mark.parametrize("kind", ["plain", "noisy", "watched", "longer", "inside"])
 def test_two_processes_end_where_one_does(kind, outcomes):
     """Weights and history agree to rounding, dropout, clipping, averages, stopping and resuming included."""
     one, first, second, _ = outcomes
@@ -137,6 +159,22 @@ def test_two_processes_end_where_one_does(kind, outcomes):
 
 def test_a_budget_in_seconds_ends_for_all_at_once(outcomes):
     assert torch.equal(outcomes[1]["clock"], outcomes[2]["clock"])
+
+
+def test_an_interrupt_that_one_process_hears_stops_all_after_the_same_step(outcomes):
+    """Where the loss is looked at in every step they agree there; on GPUs, which would have to wait, now and then."""
+    steps = {
+        name: [int(found[f"interrupted.{name}"]) for found in outcomes[:3]] for name in ("each step", "now and then")
+    }
+    assert steps == {"each step": [10, 10, 10], "now and then": [10, 50, 50]}
+
+
+def test_several_processes_need_a_device_they_can_share(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match="CPUs or CUDA devices, not on 'meta'; pass device='cpu'"), team("meta"):
+        pass
+    assert not torch.distributed.is_initialized()
 
 
 def test_a_loss_that_is_no_number_in_one_process_stops_all(outcomes):
@@ -153,7 +191,7 @@ def test_a_process_whose_partner_is_gone_says_so_and_ends(outcomes):
 
 def test_only_the_first_process_prints(outcomes):
     lines = [line for line in outcomes[3].splitlines() if line.startswith("epoch   1/3 ")]
-    assert len(lines) == 3 and "Warning" not in outcomes[3]
+    assert len(lines) == 4 and "Warning" not in outcomes[3]
 
 
 # --- the parts, in one process -------------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
 """Evaluation against models whose likelihood is known exactly."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from linear_gaussian import LinearGaussian, numbered
 from torch import nn
+from torch.distributions import MultivariateNormal
 
 from cvae_lib.data import ImageSet
 from cvae_lib.evaluation import (
@@ -16,11 +20,13 @@ from cvae_lib.evaluation import (
     likelihood_by_samples,
     linear_probe,
     log_likelihood,
+    marginal_log_likelihood,
     mean_and_error,
     posterior_means,
     train_judge,
 )
 from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.priors import PRIORS
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +57,15 @@ def model(**changes: object) -> CVAE:
 
 
 @torch.no_grad()
-def exact_log_likelihood(net: CVAE, x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-    """Integrate p(x|z,y) N(z; 0, 1) over the one latent on a fine grid, in float64."""
+def exact_log_likelihood(
+    net: CVAE, x: torch.Tensor, y: torch.Tensor | None, log_prior: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Integrate p(x|z,y) p(z|y), the prior standard normal if not given, over the one latent in float64."""
     net = net.double()
     z = torch.linspace(-9, 9, 4001, dtype=torch.float64)
     grid = z[:, None, None].expand(-1, len(x), 1)
-    joint = net.likelihood(grid, y).log_prob(x) - 0.5 * z[:, None] ** 2 - 0.5 * math.log(2 * math.pi)
+    density = -0.5 * z[:, None] ** 2 - 0.5 * math.log(2 * math.pi) if log_prior is None else log_prior(grid)
+    joint = net.likelihood(grid, y).log_prob(x) + density
     net.float()
     return joint.logsumexp(0) + math.log(float(z[1] - z[0]))
 
@@ -115,6 +124,54 @@ def test_both_proposals_converge_to_the_integral_along_nested_draws(proposal):
     assert log_likelihood(net, images, samples=8000, **settings).mean == pytest.approx(means[-1], abs=0.04)
 
 
+@pytest.mark.parametrize("name", PRIORS)
+def test_plain_monte_carlo_asks_no_encoder_and_finds_the_integral_under_every_prior(name, monkeypatch):
+    net, images = model(prior=name, components=3), scribbles(20)
+    with torch.no_grad():
+        for parameter in net.latent_prior.parameters():
+            parameter.mul_(2).add_(0.1 * torch.randn_like(parameter))
+    x, y = images.pixels(mode="threshold"), images.labels
+    assert net.prior(y).stddev.max() < 3  # so that the grid holds it all
+    exact = exact_log_likelihood(net, x, y, lambda z: net.prior(y).log_prob(z))
+
+    def posterior(self, x, y=None):
+        raise AssertionError("the encoder was asked")
+
+    settings = {"pixels": "threshold", "precision": "float32"}
+    other = log_likelihood(net, images, samples=50, **settings)
+    monkeypatch.setattr(CVAE, "posterior", posterior)
+    found = likelihood_by_samples(net, images, [20, 8000], proposal="prior", **settings)[1]
+    assert (found.per_example - exact).abs().max() < 0.1 and found.mean == pytest.approx(float(exact.mean()), abs=0.02)
+    alone = log_likelihood(net, images, samples=8000, proposal="prior", **settings)
+    assert (alone.per_example - exact).abs().max() < 0.1 and alone.mean != other.mean
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_with_the_exact_posterior_the_published_numbers_are_the_closed_form(seed):
+    """A linear-Gaussian CVAE whose latents do not mix, so that its posterior is factorised: no weight differs."""
+    torch.manual_seed(seed)
+    d = int(torch.randint(1, 5, ()))
+    p = d + int(torch.randint(0, 4, ()))
+    size, noise = 0.3 + torch.rand(d).double(), 0.5 + float(torch.rand(()))
+    weight = torch.linalg.qr(torch.randn(p, d, dtype=torch.float64)).Q * size
+    told, centre = torch.randn(64, p, dtype=torch.float64), torch.randn(64, d, dtype=torch.float64)
+    labels, u = torch.randint(0, 64, (30,)), 2 * torch.randn(30, p, dtype=torch.float64)
+    precision = 1 + size**2 / noise**2
+    encode = weight.T / noise**2 / precision[:, None]
+    shift = centre / precision - told @ encode.T
+    net = LinearGaussian(
+        u, encode, precision**-0.5, decode=weight, noise=noise, shift=shift, prior_mean=centre, told=told
+    )
+    covariance = weight @ weight.T + noise**2 * torch.eye(p, dtype=torch.float64)
+    exact = MultivariateNormal(told + centre @ weight.T, covariance).log_prob(u[:, None])  # (30, 64), under every label
+    own = float(exact[torch.arange(30), labels].mean())
+    for found in likelihood_by_samples(net, numbered(labels), [1, 7, 150], pixels="grey"):
+        assert abs(found.mean - own) < 1e-9
+    assert abs(log_likelihood(net, numbered(labels), samples=3, pixels="grey").mean - own) < 1e-9
+    whole = marginal_log_likelihood(net, numbered(labels), samples=2, pixels="grey")
+    assert abs(whole.mean - float(exact.logsumexp(1).mean() - math.log(64))) < 1e-9
+
+
 @pytest.mark.parametrize("counts, message", [([], "not none"), ([0, 5], r"not \[0, 5\]"), ([5, 2], "must rise")])
 def test_numbers_of_samples_that_make_no_curve_are_refused(counts, message):
     with pytest.raises(ValueError, match=message):
@@ -128,6 +185,31 @@ def test_splitting_the_samples_changes_nothing_but_memory(monkeypatch):
     whole = log_likelihood(net, images, samples=500, pixels="threshold").mean
     monkeypatch.setattr(likelihood, "ROWS_AT_ONCE", 100)
     assert log_likelihood(net, images, samples=500, pixels="threshold").mean == pytest.approx(whole, abs=0.02)
+
+
+@pytest.mark.parametrize("likelihood, most", [("bernoulli", 2000), ("categorical", 2000), ("categorical", 700)])
+def test_no_more_is_decoded_at_once_however_many_samples(likelihood, most, monkeypatch):
+    """Memory does not grow with K: not the rows, and not the numbers where each pixel has many."""
+    from cvae_lib.evaluation import likelihood as module
+
+    rows, original = [], CVAE.likelihood
+    monkeypatch.setattr(
+        CVAE, "likelihood", lambda self, z, y=None: rows.append(z.shape[:-1].numel()) or original(self, z, y)
+    )
+    monkeypatch.setattr(module, "NUMBERS_AT_ONCE", 4 * 3 * 7 * most)
+    net, images = model(likelihood=likelihood, levels=7), scribbles()
+    log_likelihood(net, images, samples=1000)
+    class_log_likelihoods(net, images, samples=70)
+    assert max(rows) == most // 60 * 60  # 60 images at a time
+    rows.clear()
+    is_y_used(net, images, samples=500)
+    assert max(rows) == most // 500 * 500
+
+
+def test_the_seed_fixes_the_draws():
+    net, images = model(), scribbles()
+    one, again, other = (log_likelihood(net, images, samples=2, pixels="grey", seed=seed).mean for seed in (3, 3, 4))
+    assert one == again != other
 
 
 def test_binarisation_is_shared_by_models_and_follows_the_seed(monkeypatch):
@@ -153,6 +235,28 @@ def test_the_columns_of_the_class_table_are_exact_under_every_label():
         assert (table[:, label] - exact).abs().max() < 0.05
     with pytest.raises(ValueError, match="takes no y"):
         class_log_likelihoods(model(num_classes=0), images)
+
+
+def test_summing_over_the_labels_gives_the_likelihood_without_them():
+    net, images = model(), scribbles()
+    x, share = images.pixels(mode="threshold"), torch.tensor([0.7, 0.3, 0.0])
+    exact = torch.stack([exact_log_likelihood(net, x, torch.full((len(x),), label)) for label in range(3)], 1)
+    settings = {"samples": 3000, "pixels": "threshold", "precision": "float32"}
+    for frequencies, weights in ((None, torch.full((3,), 1 / 3)), (share, share)):
+        found = marginal_log_likelihood(net, images, frequencies=frequencies, **settings)
+        truth = (exact.exp() * weights).sum(1).log()
+        assert (found.per_example - truth).abs().max() < 0.05 and found.mean == pytest.approx(
+            float(truth.mean()), abs=0.01
+        )
+        assert found.standard_error == pytest.approx(float(truth.std()) / math.sqrt(60), rel=0.02)
+
+
+def test_what_is_no_distribution_over_the_labels_is_refused(as_users_call):
+    for wrong in (torch.ones(3), torch.tensor([1.5, -0.5, 0.0]), torch.ones(2) / 2, torch.full((3,), math.nan)):
+        with pytest.raises(ValueError, match="3 numbers of at least 0 that sum to 1"):
+            marginal_log_likelihood(model(), scribbles(), samples=1, frequencies=wrong)
+    with pytest.raises(ValueError, match="takes no y"):
+        marginal_log_likelihood(model(num_classes=0), scribbles())
 
 
 def test_mean_and_standard_error_are_the_textbooks():
@@ -201,6 +305,8 @@ def test_a_judge_learns_to_tell_where_the_ink_is():
     images[labels == 1, :, 16:24, 8:20] = 220
     data = ImageSet(images, labels, "halves", classes=2)
     assert accuracy(train_judge(data, epochs=4, batch_size=50), data) > 0.97
+    with pytest.raises(ValueError, match=r"images of shape \(1, 28, 28\), and those of .* are \(1, 14, 28\)"):
+        train_judge(dataclasses.replace(data, images=data.images[:, :, ::2]))
 
 
 def test_a_linear_probe_reads_what_is_linear_and_nothing_else():
@@ -210,6 +316,7 @@ def test_a_linear_probe_reads_what_is_linear_and_nothing_else():
     product = (z[:, 0] * z[:, 1] > 0).long()
     assert linear_probe(z[:1000], linear[:1000], z[1000:], linear[1000:]) > 0.97
     assert linear_probe(z[:1000], product[:1000], z[1000:], product[1000:]) < 0.6
+    assert linear_probe(z[:1000].double(), linear[:1000], z[1000:].double(), linear[1000:]) > 0.97
 
 
 def test_posterior_means_are_the_encoders():

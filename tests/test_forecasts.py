@@ -201,6 +201,28 @@ def test_times_of_one_series_do_not_count_as_many():
     assert promised > 3 * math.sqrt(0.25 / 1000)
 
 
+def wilson(share: float, n: float) -> float:
+    """Return half of Wilson's interval at one deviation."""
+    return math.sqrt(share * (1 - share) / n + 1 / (4 * n * n)) / (1 + 1 / n)
+
+
+def covered(inside: torch.Tensor) -> float:
+    """Return the error of the share of entries (N, T) that lie inside."""
+    samples = torch.arange(1.0, 10.0, dtype=torch.float64)[:, None, None].expand(9, *inside.shape)
+    found = interval_coverage(samples, torch.where(inside, 5.0, 50.0).double(), [0.5])[0]
+    assert found.share == float(inside.double().mean())
+    return found.standard_error
+
+
+def test_series_inside_or_outside_as_a_whole_count_once_and_balanced_ones_never_more_than_all_times():
+    whole = torch.arange(40)[:, None].expand(40, 25) % 2 == 0
+    assert covered(whole) == pytest.approx(wilson(0.5, 40), rel=1e-9)
+    balanced = torch.arange(4).expand(40, 4) % 2 == 0  # two of four in each series ...
+    balanced = balanced.clone()
+    balanced[0, 1] = True  # ... but in one: the spread between series says less than a coin's
+    assert covered(balanced) == pytest.approx(wilson(81 / 160, 160), rel=1e-9)
+
+
 def test_independent_times_do_count_as_many():
     found = interval_coverage(doubles(39, 200, 25), doubles(200, 25, seed=1), [0.5])[0]
     assert found.standard_error == pytest.approx(math.sqrt(0.25 / 5000), rel=0.3)
@@ -218,6 +240,7 @@ def test_the_report_is_the_scores_with_their_errors():
     assert report.coverage == interval_coverage(samples, obs)
     lines = str(report).splitlines()
     assert [line.split()[0] for line in lines] == ["CRPS", "energy", "50%", "80%", "95%"]
+    assert forecast_report(samples, obs, [0.6]).coverage == interval_coverage(samples, obs, [0.6])
     single = forecast_report(samples[:, :, 0], obs[:, 0])
     assert single.energy is None and len(str(single).splitlines()) == 4
 
@@ -288,6 +311,15 @@ def test_a_mixture_of_one_is_a_gaussian_and_its_draws_score_alike():
     draws = side + torch.randn(20_000, 1).double()
     exact = crps_gaussian_mixture(*pairs, torch.zeros(1).double())
     torch.testing.assert_close(crps(draws, torch.zeros(1).double()), exact, atol=0.03, rtol=0)
+
+
+def test_weights_that_are_no_shares_are_refused():
+    means, scales, obs = doubles(5, 3), doubles(5, 3, seed=1).exp(), doubles(5)
+    for weights in (torch.tensor([0.5, 0.5, 0.5]), torch.tensor([1.5, -0.5, 0.0]), torch.tensor([math.nan, 0.5, 0.5])):
+        with pytest.raises(ValueError, match="at least 0 and sum to 1"):
+            crps_gaussian_mixture(weights.double(), means, scales, obs)
+    even = crps_gaussian_mixture(torch.full((1,), 1 / 3).double(), means, scales, obs)  # one weight for all three
+    torch.testing.assert_close(even, crps_gaussian_mixture(torch.full((3,), 1 / 3).double(), means, scales, obs))
 
 
 def test_a_mixture_without_width_is_refused():

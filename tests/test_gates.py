@@ -37,7 +37,7 @@ FLOORS = [
     "checks",
 ]
 # Parts of a floor that are files of their own, to keep files short, or folders of what it reads.
-PARTS = {"_files": "course", "_streams": "course", "records": "pretrained"}
+PARTS = {"_files": "course", "_numbers": "course", "_streams": "course", "_variance": "course", "records": "pretrained"}
 TOP = {"__init__", "__main__"}  # the package's own name, and the command that stands on every floor
 
 LIBRARY = sorted((ROOT / "cvae_lib").rglob("*.py"))

@@ -253,6 +253,45 @@ def test_images_of_every_size_go_in_and_come_out(network, channels, side, norm):
         assert p.log_prob(x).isfinite().all()
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("how", CONDITIONINGS)
+@pytest.mark.parametrize("kind", ["label", "caption", "observed"])
+def test_colour_images_of_the_other_size_hear_y_and_forget_it_alike(network, how, kind, monkeypatch):
+    monkeypatch.setitem(globals(), "SIDE", 32)
+    model, x = disturbed(CVAE(config(network, how, kind, image_shape=(3, 32, 32)))), images(32, 3)
+    z = torch.randn(B, D).double()
+    y = Observed(x, torch.rand(B, 1, 32, 32) < 0.5) if kind == "observed" else y_of(kind)
+    for one, other in zip(outputs(model, x, z, y), outputs(model, x, z, turned(y)), strict=True):
+        assert ((one - other).abs().flatten(1).amax(1) > 1e-6).all()
+    without = outputs(unconditional(model), x, z, None)
+    for one, other in zip(outputs(model, x, z, model.condition.drop(y, 1.0)), without, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vamp_prior_is_the_average_posterior_under_every_condition(network, kind, monkeypatch):
+    model, y = disturbed(CVAE(config(network, "attention", kind, prior="vamp", components=4))), y_of(kind)
+    y = picked(y, torch.tensor([0, 1, 0]))  # two of them alike
+    if kind == "caption":
+        y = torch.tensor([[1, 3, 0], [1, 4, 0], [1, 3, 0]])  # as long as each other
+    rows = []
+    monkeypatch.setattr(model.encoder, "forward", watched(model.encoder.forward, rows))
+    p, z = model.prior(y), torch.randn(7, B, D).double()
+    assert rows == [8]  # four pseudo-images under each distinct y
+    for b in range(B):
+        q = model.posterior(model.latent_prior.pseudo_images, picked(y, slice(b, b + 1)))  # one y for all four
+        expected = q.log_prob(z[:, b, None]).logsumexp(1) - math.log(4)
+        torch.testing.assert_close(p.log_prob(z)[:, b], expected, rtol=1e-11, atol=1e-11)
+    assert torch.equal(model.prior(picked(y, slice(0, 1)), batch=B).mean[1], p.mean[0])
+    assert not torch.allclose(p.mean[0], p.mean[1])
+
+
+def watched(forward: object, rows: list[int]) -> object:
+    """Return the forward that writes down how many rows it was given."""
+    return lambda x, c: rows.append(len(x)) or forward(x, c)
+
+
 def test_a_block_is_its_formula():
     encoder = disturbed(ConvolutionalEncoder((1, 28, 28), (8, 12), D, condition_dim=4, how="addition", where="every"))
     first, second = encoder.blocks.blocks
@@ -267,6 +306,14 @@ def test_a_block_is_its_formula():
         inner = f.conv2d(f.silu(block.inner_norm(inner)), block.leave.weight, block.leave.bias, padding=1)
         skip = h if block is first else f.conv2d(h, block.skip.weight, block.skip.bias)
         torch.testing.assert_close(block(h, c), f.avg_pool2d(skip, pool) + inner, rtol=1e-11, atol=1e-11)
+    decoder = disturbed(ConvolutionalDecoder(D, (12, 8), (1, 28, 28), condition_dim=4, how="addition", where="every"))
+    last, h, c = decoder.blocks.blocks[1], torch.randn(B, 12, 7, 7).double(), torch.randn(B, 4).double()
+    twice = torch.arange(14) // 2  # each pixel becomes a square of four
+    inner = last.norm(h) + (c @ last.slot.embed.weight.T)[..., None, None]
+    inner = f.conv2d(f.silu(inner), last.enter.weight, last.enter.bias, padding=1)[..., twice, :][..., twice]
+    inner = f.conv2d(f.silu(last.inner_norm(inner)), last.leave.weight, last.leave.bias, padding=1)
+    skip = f.conv2d(h, last.skip.weight, last.skip.bias)[..., twice, :][..., twice]
+    torch.testing.assert_close(last(h, c), skip + inner, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("network", [ConvolutionalEncoder, ConvolutionalDecoder])

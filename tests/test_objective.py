@@ -45,6 +45,12 @@ def test_free_bits_floor_the_batch_mean_of_each_latent():
     assert free_bits(pairs, 2.0, groups=2).item() == pytest.approx(2.1 + 2.1)
 
 
+def test_a_group_is_made_of_neighbours():
+    kl = torch.tensor([[0.1, 0.2, 3.0, 4.0, 0.3, 0.4]])
+    assert free_bits(kl, 1.0, groups=3).item() == pytest.approx(1 + 7 + 1)
+    assert free_bits(kl, 1.0, groups=2).item() == pytest.approx(3.3 + 4.7)
+
+
 def test_free_bits_leave_no_gradient_below_the_floor_and_all_of_it_above():
     kl = torch.tensor([[0.0, 1.0, 4.0], [0.2, 3.0, 0.0]], requires_grad=True)
     free_bits(kl, 0.5).backward()
@@ -169,6 +175,16 @@ def test_more_samples_keep_the_bound_and_lower_its_variance():
     assert (one.var() / eight.var()).item() == pytest.approx(8, rel=4 * ((kurtosis + 1) / rows).sqrt().item())
 
 
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_a_sampled_kl_is_averaged_over_all_the_samples(prior):
+    """Without a closed form the ELBO of K draws is the mean of their K log-weights, to rounding."""
+    net = model(prior=prior, components=3)
+    torch.manual_seed(0)
+    elbo = elbo_terms(net, X, Y, samples=6).elbo
+    torch.manual_seed(0)
+    torch.testing.assert_close(elbo, log_importance_weights(net, X, Y, 6).mean(0))
+
+
 def test_masked_bounds_are_those_of_the_observed_entries():
     """The laboratory without two entries of x is another laboratory; its posterior makes every weight exact."""
     lab, x, y = laboratory(3)
@@ -192,6 +208,42 @@ def test_masked_bounds_are_those_of_the_observed_entries():
         assert (value - truth).abs().max() < 1e-9
     assert (elbo_terms(lab, hidden, y, mask=mask).elbo - truth).abs().max() < 1e-9
     assert all(torch.equal(x[:, 1:3], torch.zeros(3, 2).double()) for x in seen)
+
+
+def test_what_is_hidden_does_not_count_for_draws_of_the_prior_either():
+    """The same draws of z in the laboratory without the hidden entries, whose likelihood is that of the others."""
+    lab, x, y = laboratory(3)
+    kept, mask = torch.tensor([0, 3]), torch.tensor([True, False, False, True]).expand(3, -1)
+    torch.manual_seed(0)
+    found = log_importance_weights(lab, torch.where(mask, x, math.nan), y, 5, mask=mask, proposal="prior")
+    torch.manual_seed(0)
+    p = lab.likelihood(lab.prior(y, batch=3).rsample((5,)), y).base_dist
+    expected = Normal(p.loc[..., kept], p.scale[..., kept]).log_prob(x[:, kept]).sum(-1)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("network", ["mlp", "convolutional"])
+@pytest.mark.parametrize("mask_channels", [1, 3])
+def test_masked_images_of_several_channels_in_both_networks(network, mask_channels):
+    """By hand: the encoder reads zeros where nothing is seen, and the pixels seen are added up."""
+    torch.manual_seed(0)
+    config = CVAEConfig(num_classes=3, latent_dim=2, hidden=(8,), image_shape=(3, 28, 28), network=network)
+    net = CVAE(config).double()
+    x = (torch.rand(5, 3, 28, 28) < 0.4).double()
+    mask = torch.rand(5, mask_channels, 28, 28) < 0.5
+    hidden = torch.where(mask, x, math.nan)
+    torch.manual_seed(1)
+    weights = log_importance_weights(net, hidden, Y, 4, mask=mask)
+    torch.manual_seed(1)
+    terms = elbo_terms(net, hidden, Y, samples=4, mask=mask)
+    torch.manual_seed(1)
+    q = net.posterior(x * mask, Y)
+    z = q.rsample((4,))
+    log_p = (net.likelihood(z, Y).base_dist.log_prob(x) * mask).sum((-3, -2, -1))
+    torch.testing.assert_close(weights, log_p + net.prior(Y).log_prob(z) - q.log_prob(z))
+    torch.testing.assert_close(terms.log_likelihood, log_p.mean(0))
+    terms.loss().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
 
 
 def test_a_full_mask_changes_nothing_and_a_wrong_one_is_named():
@@ -303,6 +355,20 @@ def test_the_signal_of_the_plain_gradient_drowns_with_k_and_the_doubly_reparamet
     assert ratio["doubly", 64] > 1.5 * ratio["doubly", 4]  # theory: 4
 
 
+def test_without_an_encoder_there_is_one_gradient_only():
+    found = []
+    for kind in ("plain", "doubly"):
+        lab, x, y = laboratory(6)
+        lab.encoder = None
+        lab.requires_grad_(True)
+        own = [parameter for parameter in lab.parameters()]
+        torch.manual_seed(2)
+        bound = importance_weighted_bound(lab, x, y, 7, gradient=kind, proposal="prior")
+        found.append(torch.autograd.grad(bound.sum(), own))
+    for plain, doubly in zip(*found, strict=True):
+        assert torch.equal(plain, doubly) and plain.abs().max() > 0
+
+
 def test_what_does_not_pass_through_z_has_the_same_gradient_either_way():
     """Decoder and prior: same noise, same gradient, to rounding."""
     torch.manual_seed(1)
@@ -320,9 +386,13 @@ def test_what_does_not_pass_through_z_has_the_same_gradient_either_way():
     assert not torch.allclose(found[0][-1], found[1][-1])
 
 
-def test_the_doubly_reparameterised_gradient_is_the_papers_formula():
-    """Sum over k of share^2 times dlog w/dz times dz/dphi, put together by hand for a CVAE."""
-    net, samples = model(), 3
+@pytest.mark.parametrize("prior", ["standard", "gaussian", "mixture", "vamp"])
+def test_the_doubly_reparameterised_gradient_is_the_papers_formula(prior):
+    """Sum over k of share^2 times dlog w/dz times dz/dphi, put together by hand for a CVAE.
+
+    A VampPrior is made of the encoder: what reaches it so, and not through z, has the plain weight.
+    """
+    net, samples = model(prior=prior, components=2), 3
     encoder = list(net.encoder.parameters())
     torch.manual_seed(5)
     ours = torch.autograd.grad(importance_weighted_bound(net, X, Y, samples, gradient="doubly").sum(), encoder)
@@ -334,6 +404,7 @@ def test_the_doubly_reparameterised_gradient_is_the_papers_formula():
     log_w = net.likelihood(free, Y).log_prob(X) + net.prior(Y).log_prob(free) - frozen.log_prob(free)  # (K, B)
     share = log_w.detach().softmax(0)
     (slope,) = torch.autograd.grad(log_w.sum(), free)  # (K, B, D)
-    by_hand = torch.autograd.grad((share[..., None] ** 2 * slope * z).sum(), encoder)
+    direct = (share * net.prior(Y).log_prob(z.detach())).sum()
+    by_hand = torch.autograd.grad((share[..., None] ** 2 * slope * z).sum() + direct, encoder)
     for left, right in zip(ours, by_hand, strict=True):
         torch.testing.assert_close(left, right)

@@ -201,3 +201,11 @@ def test_no_figure_has_a_colour_of_its_own(root):
         named = set(re.findall(r'\b(?:face|edge)?colou?rs?="([^"{]+)"', text))
         assert named <= NEUTRAL | set(plots.COLOURS), path.name
         assert set(re.findall(r'\bcmap="([^"]+)"', text)) <= {"Blues"}, path.name  # light to dark, also in grey
+
+
+def test_priors_straight_from_a_model_that_trains_are_drawn():
+    posteriors = Normal(torch.zeros(4, requires_grad=True), torch.ones(4, requires_grad=True))
+    prior = Normal(torch.zeros((), requires_grad=True), torch.ones(()))
+    picture = plots.prior_stills(torch.linspace(-2, 2, 9), posteriors, [prior], ["one"], "A hill.")
+    heights = picture.figure.axes[0].lines[-1].get_ydata()
+    assert heights == pytest.approx(Normal(0.0, 1.0).log_prob(torch.linspace(-2, 2, 9)).exp().numpy())

@@ -268,6 +268,16 @@ def test_the_default_model_has_the_parameters_it_always_had():
     ]
 
 
+def test_tempered_draws_of_a_gaussian_prior_have_its_own_mean_and_scale():
+    p = shaken(ConditionalGaussian(2, 0))(None, 20_000)
+    assert ((p.stddev[0] - 1).abs() > 0.1).all()
+    for temperature in (1.0, 0.5):
+        z = tempered_sample(p, temperature, torch.Generator().manual_seed(1))
+        spread = temperature * p.stddev[0]
+        assert ((z.mean(0) - p.mean[0]) / (spread / math.sqrt(20_000))).abs().max() < 4
+        assert (z.std(0) / spread - 1).abs().max() < 4 / math.sqrt(40_000)
+
+
 def test_tempered_draws_have_the_mixtures_moments_and_temperature_narrows_the_components():
     p = shaken(ConditionalMixture(2, 0, components=3))(None, 20_000)
     one = tempered_sample(p, generator=torch.Generator().manual_seed(1))

@@ -56,6 +56,16 @@ def test_the_law_is_the_conditional_gaussian_on_either_branch():
     torch.testing.assert_close((law.weights[..., None] * law.means).sum(1), law.mean)
 
 
+def test_the_coin_heeds_the_last_steps_and_bets_against_them():
+    """Against the spread that the mean of the last eight steps has in the windows themselves."""
+    windows = series.forks("train", 20_000).windows.double()
+    level = windows[:, -8:].mean(1)
+    expected = torch.sigmoid(-1.5 * level / level.std())  # the spread is known to half a per cent
+    torch.testing.assert_close(series.chance(windows), expected, atol=0.01, rtol=0)
+    up = series.forks("train", 20_000).up
+    assert float(level[up].mean()) < -0.3 * float(level.std()) < 0 < float(level[~up].mean())
+
+
 def test_what_comes_is_what_the_law_says():
     found = series.forks("train", 20_000)
     law = series.law(found.windows)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from cvae_lib import training
 from cvae_lib.conditions import Observed
@@ -19,7 +20,9 @@ from cvae_lib.objective import Terms, elbo_terms
 from cvae_lib.training import History, TrainingDiverged, autocast, fit, load_checkpoint, one_cycle, seeded
 from cvae_lib.training._budget import Budget
 from cvae_lib.training._distributed import Team
+from cvae_lib.training._feed import each
 from cvae_lib.training._loop import Loop, Recipe
+from cvae_lib.training._numerics import compiled
 from cvae_lib.training._progress import Interrupts, Progress
 
 
@@ -497,6 +500,27 @@ def test_a_y_that_does_not_fit_is_named(y, clue, as_users_call):
         fit(model(), bars(), steps=1, y=y)
 
 
+def test_nan_is_a_y_that_is_not_known_where_the_condition_says_so(as_users_call):
+    """As good as the same y from a function of the batch; what a condition does not read is a fault, by its row."""
+    numbers = torch.rand(256, 2, generator=torch.Generator().manual_seed(0))
+    numbers[3, 1], numbers[7] = math.nan, math.nan
+    torn = Observed(torch.full((256, 1, 6, 4), math.nan), torch.zeros(256, 1, 6, 4).bool())
+    torn.image[:, :, 2], torn.mask[:, :, 2] = 0.5, True
+    told = {"condition": "attributes", "attributes": ("a", "b")}, {"condition": "observed"}
+    for settings, y in zip(told, (numbers, torn), strict=True):
+        fit(net := model(**settings), bars(), steps=3, y=y, validation=(bars(), y))
+        fit(other := model(**settings), bars(), steps=3, y=lambda batch, y=y: each(y, lambda part: part[batch.index]))
+        assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+    numbers[9, 0] = math.inf
+    with pytest.raises(ValueError, match="not finite in row 9"):
+        fit(model(**told[0]), bars(), steps=1, y=numbers)
+    torn.image[11, 0, 2, 0] = math.nan
+    with pytest.raises(ValueError, match="not finite in row 11"):
+        fit(model(**told[1]), bars(), steps=1, y=torn)
+    with pytest.raises(ValueError, match="not finite in row 3"):
+        fit(model(condition="none"), bars(), steps=1, y=numbers)
+
+
 # --- faults ---------------------------------------------------------------------------------------------------------
 
 
@@ -794,6 +818,26 @@ def test_compiled_training_computes_the_same(monkeypatch, as_users_call):
     fit(net := model(num_classes=0), bars(200), compile=True, **settings)
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_the_tenth_architecture_is_compiled_as_the_first_was(monkeypatch):
+    """The compiler gives a piece of code up after eight versions, and says so only in a log."""
+    from torch._dynamo.utils import counters
+
+    def loss(net, x):
+        return net(x).sum()
+
+    def tried(kind):
+        torch._dynamo.reset()
+        counters.clear()
+        for width in range(3, 13):
+            compiled(loss, True, torch.device("cpu"), kind=kind(width))(
+                nn.Sequential(*[nn.SiLU()] * width), torch.ones(2)
+            )
+        return counters["frames"]["ok"] == counters["frames"]["total"] >= 10
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    assert tried(str) and not tried(lambda width: "all of one kind")
 
 
 def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, capsys):

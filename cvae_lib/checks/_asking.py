@@ -13,11 +13,13 @@ from cvae_lib.checks._probe import Trial
 TRAINED = 300.0  # nats: a network trained for seconds pays less than half of it for an image, an untrained one 540
 ENOUGH = 0.4  # share of drawings read as asked that a small network reaches in seconds; chance is 0.1
 
-HINTS_HEARD = {
-    "encoder": "The encoder does not hear y: another label gives the same cloud. Then z must guess y from x.",
-    "decoder": "The decoder does not hear y: another label gives the same picture. So nobody can ask for one.",
+# A modulation starts at the identity, so a right model that nobody trained is as deaf as a wrong one.
+DEAF = {
+    part: f"The {part} does not hear y: another label gives the same {answer}. Is y handed on, and has the model been "
+    "trained? A layer that starts at zero, such as `Film`, hears nothing before that."
+    for part, answer in (("encoder", "cloud"), ("decoder", "picture"))
 }
-HINTS = HINTS_HEARD | {
+HINTS = DEAF | {
     "plain": "The label goes in as one plain number, as if 7 lay between 6 and 8. Give it one column per class.",
 }
 

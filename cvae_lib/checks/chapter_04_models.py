@@ -85,7 +85,7 @@ def _bilinear(f: Tensor, g: Tensor, cross: Tensor) -> Callable[[Tensor, Tensor],
     "4.6",
     "a model that listens in every block",
     seconds=60.0,
-    hints=_asking.HINTS_HEARD
+    hints=_asking.DEAF
     | {
         "untrained": "These images cost it hundreds of nats: it is not trained, or not on them.",
         "stencil": "By your own test of 4.5 the decoder lays a stencil: y does the same to every z. Tell it earlier.",

@@ -106,7 +106,7 @@ def _rates(q: Normal, y: Tensor) -> tuple[Tensor, Mistakes]:
     }
 
 
-HINTS: Mapping[str, str] = _asking.HINTS_HEARD | {
+HINTS: Mapping[str, str] = _asking.DEAF | {
     "untrained": "These images cost it hundreds of nats: it is not trained, or not on them.",
     "swapped": "The rate in `terms` is KL(p ‖ q): prior and posterior are swapped.",
     "standard": "The rate in `terms` goes to N(0, I), not to your own prior: then nothing teaches the prior.",

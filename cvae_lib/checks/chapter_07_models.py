@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from cvae_lib import data
+from cvae_lib.checks._asking import DEAF
 from cvae_lib.checks._autoencoder import gaussian, method
 from cvae_lib.checks._probe import Probe, Trial, model_copy
 from cvae_lib.checks._registry import exercise
@@ -19,9 +20,8 @@ MORE, DEARER = 0.5, 2.0  # nats of information that a cure brings back, and what
     "7.6",
     "a cure for your own model",
     seconds=60.0,
-    hints={
-        "encoder": "The encoder does not hear y: another label gives the same cloud.",
-        "decoder": "The decoder does not hear y: another label gives the same logits.",
+    hints=DEAF
+    | {
         "prior": "The prior is the same for every label. Give each label a mean and a log-variance of its own.",
         "unmoved": "The prior of every label is still N(0, I), as it may have begun: nothing has trained it. The KL in "
         "`terms` has to be to this prior, and the loss has to charge it.",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from cvae_lib import data
-from cvae_lib.checks._asking import HINTS_HEARD, hears
+from cvae_lib.checks._asking import DEAF, hears
 from cvae_lib.checks._autoencoder import gaussian, method
 from cvae_lib.checks._probe import Probe, Trial, model_copy
 from cvae_lib.checks._registry import exercise
@@ -19,7 +19,7 @@ ORDERED, OFF = 8.0, 0.8  # nats per image, and by how much a model may miss them
     "8.6",
     "a rate made to order",
     seconds=60.0,
-    hints=HINTS_HEARD
+    hints=DEAF
     | {
         "rate": "It does not stand at the rate ordered. While R is above it, β must rise; below it, fall. Average "
         "R over some steps, and do not stop before both have settled.",

@@ -54,7 +54,11 @@ class Concatenation(Conditioning):
 
 
 class Addition(Conditioning):
-    r"""Embed the condition and add it, :math:`h' = h + W c`."""
+    r"""Embed the condition and add it, :math:`h' = h + W c`; over an image, the same at every pixel.
+
+    W is a linear layer without bias, (F, C). Source: Dumoulin et al. 2018, doi:10.23915/distill.00011, who call it
+    conditional biasing.
+    """
 
     def __init__(self, features: int, condition_dim: int) -> None:
         super().__init__(features, condition_dim)

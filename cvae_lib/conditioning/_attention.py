@@ -19,7 +19,8 @@ class CrossAttention(Conditioning):
 
     in several heads of width d side by side, over the tokens that are not padding; where all are, h comes back.
     :math:`W_o` starts at zero, so that attention starts as the identity. h of shape (B, F) asks once. A vector c is one
-    token, which gets all the attention there is: then this is :class:`Addition` with :math:`W = W_o W_v`.
+    token, which gets all the attention there is: then this is :class:`~cvae_lib.conditioning.Addition` with
+    :math:`W = W_o W_v`.
     Sources: Vaswani et al. 2017, arXiv:1706.03762; Rombach et al. 2022, arXiv:2112.10752.
 
     Args:
@@ -27,6 +28,9 @@ class CrossAttention(Conditioning):
         condition_dim: C.
         heads: how many heads.
         head_dim: d, width of each.
+
+    Raises:
+        ValueError: if F or C is below 1.
     """
 
     def __init__(self, features: int, condition_dim: int, heads: int = 4, head_dim: int = 16) -> None:

@@ -28,8 +28,15 @@ def along_features(layer: nn.Module, rows: Float[Tensor, "b c *space"]) -> Float
 class Conditioning(nn.Module):
     """A layer ``(h, c) -> h`` for F features and a condition of width C; the base of all of them.
 
+    Args:
+        features: F, of h: (B, F) or (B, F, H, W).
+        condition_dim: C, of c: a vector (B, C), tokens (B, L, C) or an image (B, C, H, W).
+
     Attributes:
         out_features: features of the h it returns.
+
+    Raises:
+        ValueError: if F or C is below 1.
     """
 
     def __init__(self, features: int, condition_dim: int) -> None:

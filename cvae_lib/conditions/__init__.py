@@ -104,7 +104,8 @@ class LabelCondition(_OfLabels):
         """Return the one-hot rows of y, shape (B, num_classes); ``MISSING`` (-1) gives zeros.
 
         Raises:
-            ValueError: if y is None, not an int64 vector, or out of range.
+            ValueError: if y is None, not an int64 vector, or out of range; on a GPU, which would have to wait for the
+                answer, a label out of range counts as missing.
         """
         y = checked_labels(y, self.dim)
         # One comparison serves as encoding, and leaves -1 as a row of zeros without a branch.
@@ -133,7 +134,8 @@ class EmbeddingCondition(_OfLabels):
         """Return the vectors of the labels, shape (B, C); ``MISSING`` (-1) gives zeros.
 
         Raises:
-            ValueError: if y is None, not an int64 vector, or out of range.
+            ValueError: if y is None, not an int64 vector, or out of range; on a GPU, which would have to wait for the
+                answer, a label out of range counts as missing.
         """
         y = checked_labels(y, self.num_classes)
         known = (y >= 0) & (y < self.num_classes)
@@ -217,6 +219,11 @@ class ObservedCondition(Condition):
 
 class CompositeCondition(Condition):
     r"""Several conditions at once, their vectors side by side, :math:`c = [c_1, c_2, \dots]`; y is a tuple.
+
+    Each part of y can be missing by itself; :meth:`drop` makes all of them miss together.
+
+    Args:
+        parts: the conditions, in the order of y.
 
     Raises:
         ValueError: if a part gives no vector.

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cvae_lib._numbers import can_be_read
 from cvae_lib.conditions._condition import Condition, described, given
 
 
@@ -53,7 +54,7 @@ class AttributeCondition(Condition):
         y = given(y, f"attributes, {wanted}")
         if not isinstance(y, Tensor) or not y.is_floating_point() or y.shape[1:] != (len(self.names),):
             raise ValueError(f"Attributes must be {wanted}, not {described(y)}.")
-        if y.device.type == "cpu" and bool(torch.isinf(y).any()):
+        if can_be_read(y) and bool(torch.isinf(y).any()):
             raise ValueError("Attributes must be finite, or NaN where not known, and some are infinite.")
         return y
 
@@ -62,9 +63,9 @@ class AttributeCondition(Condition):
         """Take mean and standard deviation from training data, shape (N, A), NaN left out; return this condition.
 
         Raises:
-            ValueError: if an attribute has fewer than two different known values.
+            ValueError: if an attribute has fewer than two different known values, or one that is infinite.
         """
-        values = self._checked(training).double()
+        values = self._checked(training).cpu().double()  # in this order: MPS has no float64
         known = ~values.isnan()
         count = known.sum(0)
         mean = values.nan_to_num(0).sum(0) / count
@@ -77,18 +78,22 @@ class AttributeCondition(Condition):
         return self
 
     def encode(self, y: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
-        r"""Return the standardised attributes, :math:`(y - m) / s`, NaN where they were NaN."""
+        r"""Return the standardised attributes, :math:`(y - m) / s`, shape (B, A), NaN where they were NaN.
+
+        Raises:
+            ValueError: if y is None, not floating point, of another width, or (but on a GPU) infinite.
+        """
         return (self._checked(y).to(self.mean.dtype) - self.mean) / self.std
 
     def decode(self, standardised: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
-        r"""Return attributes in their own units, :math:`m + s u`: the inverse of :meth:`encode`."""
+        r"""Return attributes in their own units, :math:`m + s u`, shape (B, A): the inverse of :meth:`encode`."""
         return self.mean + self.std * standardised
 
     def forward(self, y: Float[Tensor, "b a"] | None) -> Float[Tensor, "b c"]:
         """Return standardised values, 0 where not known, and the flags, shape (B, 2A).
 
         Raises:
-            ValueError: if y is None, not floating point, of another width, or infinite.
+            ValueError: if y is None, not floating point, of another width, or (but on a GPU) infinite.
         """
         values = self.encode(y)  # type: ignore[arg-type]  # None is refused there
         known = ~values.isnan()

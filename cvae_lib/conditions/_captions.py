@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
+from cvae_lib._numbers import can_be_read
 from cvae_lib.conditions._condition import Condition, Kind, Tokens, described, given
 
 PADDING = 0
@@ -48,7 +49,15 @@ class Vocabulary:
 
     @classmethod
     def from_texts(cls, texts: Sequence[str], length: int | None = None) -> "Vocabulary":
-        """Make a vocabulary of all words in the texts, in alphabetical order, as long as the longest if not told."""
+        """Make a vocabulary of all words in the texts, in alphabetical order, for captions as long as the longest.
+
+        Args:
+            texts: what to read.
+            length: L, if not that of the longest.
+
+        Raises:
+            ValueError: if the texts hold no word, or ``length`` is below 1.
+        """
         parts = [split(text) for text in texts]
         longest = max((len(part) for part in parts), default=0)
         return cls(sorted({word for part in parts for word in part}), longest if length is None else length)
@@ -83,7 +92,13 @@ class Vocabulary:
         )
 
     def decode(self, ids: Int64[Tensor, "b l"]) -> list[str]:
-        """Return the texts of numbered words, padding left out."""
+        """Return the texts of numbered words, padding left out.
+
+        Raises:
+            ValueError: if a number stands for no word.
+        """
+        if ids.numel() and not (int(ids.min()) >= PADDING and int(ids.max()) <= len(self)):
+            raise ValueError(f"Word numbers lie in 1..{len(self)}, or are 0 for padding, and some of these do not.")
         return [" ".join(self.words[number - 1] for number in row if number != PADDING) for row in ids.tolist()]
 
 
@@ -96,6 +111,9 @@ class CaptionCondition(Condition):
     Args:
         vocabulary: the words it knows.
         width: C, entries of a word's vector.
+
+    Raises:
+        ValueError: if C is below 1.
     """
 
     kind: Kind = "tokens"
@@ -112,7 +130,8 @@ class CaptionCondition(Condition):
         """Return y as numbered words on this module's device.
 
         Raises:
-            ValueError: if y is missing, of another dtype or shape, or holds unknown words.
+            ValueError: if y is missing, of another dtype or shape, or holds unknown words; on a GPU, which would have
+                to wait for the answer, a number that stands for no word counts as padding.
         """
         size, length = len(self.vocabulary), self.vocabulary.length
         wanted = f"a list of captions, or int64 word numbers of shape (B, {length})"
@@ -121,7 +140,7 @@ class CaptionCondition(Condition):
             return self.vocabulary.encode(y).to(self.position.device)
         if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 2 or y.shape[1] > length:
             raise ValueError(f"Captions must be {wanted} or fewer columns, not {described(y)}.")
-        if y.device.type == "cpu" and y.numel() and not (int(y.min()) >= PADDING and int(y.max()) <= size):
+        if can_be_read(y) and not (int(y.min()) >= PADDING and int(y.max()) <= size):
             raise ValueError(
                 f"Word numbers must lie in 1..{size} (or 0 for padding), but run from {int(y.min())} to {int(y.max())}."
             )
@@ -135,7 +154,7 @@ class CaptionCondition(Condition):
         """
         ids = self.ids(y)
         mask = (ids > PADDING) & (ids <= len(self.vocabulary))
-        # Where nobody checks the range (a GPU would have to wait), a number from outside becomes padding.
+        # Where nobody asks (a GPU would have to wait, a graph would be split), a number from outside becomes padding.
         values = self.embed(ids * mask) + self.position[: ids.shape[1]]  # (B, L, C)
         return Tokens(values * mask[..., None], mask)
 

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from cvae_lib._numbers import can_be_read
+
 MISSING = -1
 
 Kind = Literal["none", "vector", "tokens", "image"]
@@ -143,9 +145,7 @@ def checked_labels(y: Int64[Tensor, " b"] | None, classes: int) -> Int64[Tensor,
     y = given(y, f"int64 labels of shape (B,) in 0..{classes - 1}")
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1:
         raise ValueError(f"Labels must be int64 of shape (B,), not {described(y)}.")
-    # Asking a GPU for a value would make it wait, and asking a graph would break it: there a label out of range counts
-    # as missing.
-    if y.device.type == "cpu" and y.numel() and not torch.compiler.is_compiling():
+    if can_be_read(y):  # elsewhere a label out of range counts as missing
         least, most = (int(end) for end in y.aminmax())
         if least < MISSING or most >= classes:
             raise ValueError(

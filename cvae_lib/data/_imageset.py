@@ -22,7 +22,13 @@ def check_split(split: str) -> None:
 
 
 class Batch(NamedTuple):
-    """A minibatch: pixels x in [0, 1], labels y, and each image's position in its set."""
+    """A minibatch of B images.
+
+    Attributes:
+        x: pixels in [0, 1], shape (B, channels, H, W).
+        y: labels, shape (B,).
+        index: each image's position in its set, shape (B,).
+    """
 
     x: Float[Tensor, "b c h w"]
     y: Int64[Tensor, " b"]
@@ -45,7 +51,7 @@ def binarise(levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None 
     Returns:
         float32 zeros and ones, of the same shape and on the same device.
 
-    Source: Salakhutdinov and Murray 2008; dynamic binarisation as in Burda et al. 2015, arXiv:1509.00519.
+    Source: Salakhutdinov and Murray 2008; dynamic binarisation as in Burda et al. 2016, arXiv:1509.00519.
     """
     draw = _from_integers if levels.device.type == "cpu" else _from_floats
     return draw(levels, generator)
@@ -237,7 +243,16 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """The minibatches of a set; each pass over them is shuffled and binarised afresh."""
+    """The minibatches of a set; each pass over them is shuffled and binarised afresh.
+
+    Attributes:
+        data: the set.
+        batch_size: images per minibatch.
+        pixels: see :meth:`ImageSet.pixels`.
+        shuffle: whether each pass has an order of its own.
+        drop_last: whether a last, smaller minibatch is left out.
+        generator: source of order and pixels; None is torch's global one.
+    """
 
     data: ImageSet
     batch_size: int

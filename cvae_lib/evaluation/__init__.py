@@ -16,7 +16,12 @@ from cvae_lib.evaluation.forecasts import (
     interval_coverage,
 )
 from cvae_lib.evaluation.information import Information, mutual_information
-from cvae_lib.evaluation.likelihood import class_log_likelihoods, likelihood_by_samples, log_likelihood
+from cvae_lib.evaluation.likelihood import (
+    class_log_likelihoods,
+    likelihood_by_samples,
+    log_likelihood,
+    marginal_log_likelihood,
+)
 from cvae_lib.evaluation.probe import linear_probe, posterior_means
 from cvae_lib.evaluation.spread import Diversity, diversity, mean_pairwise_distance, relative_diversity
 from cvae_lib.evaluation.terms import RateDistortion, rate_distortion
@@ -56,6 +61,7 @@ __all__ = [
     "likelihood_by_samples",
     "linear_probe",
     "log_likelihood",
+    "marginal_log_likelihood",
     "mean_and_error",
     "mean_pairwise_distance",
     "mutual_information",

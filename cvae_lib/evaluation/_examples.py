@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cvae_lib import course
+from cvae_lib.conditions import Observed
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.evaluation._estimate import Estimate
 from cvae_lib.model import CVAE
@@ -27,7 +28,7 @@ class Examples:
         model: in evaluation mode.
         data: on the model's device, shortened on the fast profile.
         y: the condition of each example, on the model's device: (N, ...), or a tuple of such; None for a VAE.
-        groups: (N,), on the CPU; equal numbers for equal conditions, all zero for a VAE.
+        groups: (N,), on the CPU; equal numbers for equal conditions, NaN being equal to NaN, all zero for a VAE.
         pixels: how grey levels become pixels.
         seed: of the binarisation.
     """
@@ -86,7 +87,12 @@ def examples(
     elif y is None:
         groups = torch.zeros(count, dtype=torch.int64)
     else:
-        table = torch.cat([values.cpu().reshape(count, -1).double() for values in tensors_in(y)], dim=1)
+        # What stands where nothing is observed is no part of y.
+        told = Observed(y.image.masked_fill(~y.mask, 0), y.mask) if isinstance(y, Observed) else y
+        table = torch.cat([values.cpu().reshape(count, -1).double() for values in tensors_in(told)], dim=1)
+        if bool((unknown := table.isnan()).any()):
+            # NaN equals nothing, itself neither, and sorting by it puts equal rows apart.
+            table = torch.cat([table.masked_fill(unknown, 0), unknown.to(table.dtype)], dim=1)
         groups = table.unique(dim=0, return_inverse=True)[1]
     return Examples(model, data, y, groups, pixels, seed)
 

@@ -1,8 +1,9 @@
 """Posterior collapse: one report that joins the diagnostics and says in words what they mean."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cvae_lib.data import ImageSet, PixelMode
@@ -70,8 +71,10 @@ class CollapseReport:
 
     @property
     def condition_verdict(self) -> str:
-        """``used`` if the likelihood lost when y is swapped is clear (as above), else ``ignored``; ``none`` for a
-        VAE."""
+        """``used``, ``ignored``, or ``none`` for a VAE.
+
+        It is used if the likelihood lost when y is swapped is clear, as at :attr:`latent_verdict`.
+        """
         if self.y_used is None:
             return "none"
         return "used" if _clear(self.y_used.likelihood_lost) else "ignored"
@@ -126,7 +129,7 @@ def collapse_report(
     *,
     threshold: float = 0.01,
     samples: int = 20,
-    y: Shaped[Tensor, "n *y"] | None = None,
+    y: Any = None,
     groups: Int64[Tensor, " n"] | None = None,
     pixels: PixelMode = "stochastic",
     seed: int = 0,
@@ -140,7 +143,7 @@ def collapse_report(
     Args:
         threshold: variance above which a latent is active, see :func:`active_units`.
         samples: K of the likelihoods in :func:`is_y_used`.
-        y: (N, ...), the condition of each image where it is not the label.
+        y: (N, ...), or a tuple of such, the condition of each image where it is not the label.
         groups: (N,), which images count as having the same y, instead of those of equal y.
 
     Raises:

@@ -14,7 +14,11 @@ from cvae_lib.training import one_cycle, seeded
 
 
 class Judge(nn.Module):
-    """A small convolutional classifier of 28x28 grey images, independent of every generator in the course."""
+    """A small convolutional classifier of 28x28 grey images, independent of every generator in the course.
+
+    Args:
+        classes: how many there are to tell apart.
+    """
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
@@ -58,8 +62,22 @@ def train_judge(
 ) -> Judge:
     """Train a judge on labelled images, half of each batch grey and half binarised, shifted by up to two pixels.
 
-    Generated images are grey means or binary draws, so the judge must know both.
+    Generated images are grey means or binary draws, so the judge must know both. It is trained by cross-entropy with
+    AdamW and a one-cycle schedule, on ``device``, where it stays.
+
+    Args:
+        data: labelled images of shape (1, 28, 28).
+        epochs: passes over them; the fast profile takes a few steps only.
+        batch_size: images per step.
+        learning_rate: the peak of the schedule.
+        device: ``auto`` is CUDA, then MPS, then CPU.
+        seed: fixes weights, order, pixels and shifts; the caller's random stream is left alone.
+
+    Raises:
+        ValueError: if the images have another shape, or there is no such device.
     """
+    if data.image_shape != (1, 28, 28):
+        raise ValueError(f"A judge reads images of shape (1, 28, 28), and those of {data.name} are {data.image_shape}.")
     device = course.pick_device(device)
     data = data.to(device)
     with seeded(seed, device) as generator:

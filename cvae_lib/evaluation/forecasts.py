@@ -92,12 +92,15 @@ def crps_gaussian_mixture(
     Weights, means and scales broadcast.
 
     Raises:
-        ValueError: if a scale is not above 0.
+        ValueError: if a scale is not above 0, or weights are below 0 or do not sum to 1.
 
     Source: Grimit, Gneiting, Berrocal and Johnson 2006 (Quarterly Journal of the Royal Meteorological Society 132).
     """
     if not bool((scales > 0).all()):
         raise ValueError("The scales of a mixture's Gaussians must be above 0 everywhere.")
+    whole = weights.expand(torch.broadcast_shapes(weights.shape, means.shape, scales.shape)).sum(-1)
+    if not bool((weights >= 0).all()) or not bool(((whole - 1).abs() < 1e-3).all()):
+        raise ValueError("The weights of a mixture must be at least 0 and sum to 1; divide them by their sum.")
     first = (weights * _distance(obs[..., None] - means, scales)).sum(-1)
     apart = means[..., :, None] - means[..., None, :]
     both = (scales.square()[..., :, None] + scales.square()[..., None, :]).sqrt()

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -40,8 +41,10 @@ class Information:
 
     @property
     def saturated(self) -> bool:
-        """Whether ``lower`` is within ln 2 of the cap: a z's own posterior is most of the aggregate there, and
-        ``lower`` measures the size of the set; use more images."""
+        """Whether ``lower`` is within ln 2 of the cap, so that it measures the size of the set: use more images.
+
+        A z's own posterior is most of the aggregate there.
+        """
         return self.cap - self.lower.mean < math.log(2)
 
     def __str__(self) -> str:
@@ -58,7 +61,7 @@ def mutual_information(
     data: ImageSet,
     *,
     samples: int = 1,
-    y: Shaped[Tensor, "n *y"] | None = None,
+    y: Any = None,
     groups: Int64[Tensor, " n"] | None = None,
     pixels: PixelMode = "stochastic",
     seed: int = 0,
@@ -84,7 +87,7 @@ def mutual_information(
 
     Args:
         samples: K, draws of z per image.
-        y: (N, ...), the condition of each image where it is not the label.
+        y: (N, ...), or a tuple of such, the condition of each image where it is not the label.
         groups: (N,), which images share an aggregate, instead of those of equal y.
 
     Raises:

@@ -17,6 +17,13 @@ from cvae_lib.objective import LatentVariableModel, Proposal, log_importance_wei
 from cvae_lib.training import Precision, autocast, seeded
 
 ROWS_AT_ONCE = 2000  # decoded images held at a time: about 6 MB in float32, which stays in a CPU's cache
+NUMBERS_AT_ONCE = 2**24  # fewer of those images of which the decoder says more than this in all, at 64 MB in float32
+
+
+def rows_at_once(model: LatentVariableModel, x: Tensor) -> int:
+    """Return how many decoded images are held at a time; 256 numbers for each pixel leave room for few."""
+    kinds = int(getattr(getattr(model, "observation", None), "channels_per_pixel", 1))
+    return max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // max(1, kinds * x[0].numel())))
 
 
 @torch.no_grad()
@@ -25,10 +32,10 @@ def _bounds(
 ) -> Float[Tensor, "b counts"]:
     """Return log-mean-exp over the first K weights for each K of the rising counts, in memory that stays put."""
     total = x.new_full((len(x),), -math.inf)
-    columns, done = [], 0
+    columns, done, at_most = [], 0, rows_at_once(model, x) // len(x)
     for count in counts:
         while done < count:
-            at_once = max(1, min(count - done, ROWS_AT_ONCE // len(x)))
+            at_once = max(1, min(count - done, at_most))
             weights = log_importance_weights(model, x, y, at_once, proposal=proposal)  # (k, B)
             total = torch.logaddexp(total, weights.logsumexp(0))
             done += at_once
@@ -130,6 +137,42 @@ def class_log_likelihoods(
         raise ValueError(f"Importance sampling needs at least 1 sample, not {samples}.")
     labels = list(range(model.config.num_classes))
     return _columns(model, data, labels, None, [samples], "posterior", pixels, precision, seed)[..., 0]
+
+
+def marginal_log_likelihood(
+    model: CVAE,
+    data: ImageSet,
+    *,
+    samples: int = 100,
+    frequencies: Float[Tensor, " classes"] | None = None,
+    pixels: PixelMode = "stochastic",
+    precision: Precision = "auto",
+    seed: int = 0,
+) -> Estimate:
+    r"""Estimate the mean of log p(x) over the data by summing over every label, in nats per image.
+
+    .. math:: \log p(x) = \log \sum_y p(y)\, p(x|y), \qquad
+              p(x|y) \approx \frac1K \sum_k \frac{p(x|z_k,y)\, p(z_k|y)}{q(z_k|x,y)}
+
+    The labels of the data are not read. Samples, pixels and memory as in :func:`log_likelihood`.
+
+    Args:
+        samples: K, for each label.
+        frequencies: p(y), (classes,), summing to 1; uniform if not given.
+
+    Raises:
+        ValueError: if the model is not conditional on a label, ``samples`` is below 1, or the frequencies are none.
+
+    Source of the estimate of each p(x|y): Burda et al. 2016, arXiv:1509.00519.
+    """
+    table = class_log_likelihoods(model, data, samples=samples, pixels=pixels, precision=precision, seed=seed).double()
+    classes = table.shape[1]
+    p = torch.full((classes,), 1 / classes) if frequencies is None else frequencies.detach().cpu()
+    if p.shape != (classes,) or not bool((p >= 0).all()) or not math.isclose(float(p.sum()), 1, rel_tol=1e-4):
+        raise ValueError(
+            f"frequencies must be {classes} numbers of at least 0 that sum to 1; divide them by their sum."
+        )
+    return mean_and_error((table + p.double().log()).logsumexp(1))
 
 
 def _columns(

@@ -12,7 +12,7 @@ from cvae_lib import course
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.evaluation._estimate import Estimate, mean_and_error
 from cvae_lib.evaluation._examples import Examples, examples, ring, ring_estimate, rows_of
-from cvae_lib.evaluation.likelihood import ROWS_AT_ONCE
+from cvae_lib.evaluation.likelihood import rows_at_once
 from cvae_lib.model import CVAE
 from cvae_lib.objective import log_importance_weights
 from cvae_lib.training import seeded
@@ -158,14 +158,15 @@ def is_z_used(
         raise ValueError("Swapping z between images needs at least two images.")
     shared = seen.groups.unique().numel() < len(seen)
     partner = ring(seen.groups if shared else torch.zeros_like(seen.groups), seed)
+    size = max(1, rows_at_once(model, seen.data.images) // 2)
     latents, changes, lost = [], [], []
     with seeded(seed, model.device):
-        for x, condition, _ in seen.batches(ROWS_AT_ONCE // 2):
+        for x, condition, _ in seen.batches(size):
             latents.append(model.posterior(x, condition).sample())
             means = model.likelihood(model.prior(condition, batch=len(x)).sample((2,)), condition).mean
             changes.append((means[0] - means[1]).abs().flatten(1).mean(1).cpu())
         z = torch.cat(latents)  # (N, D)
-        for x, condition, index in seen.batches(ROWS_AT_ONCE // 2):
+        for x, condition, index in seen.batches(size):
             pair = torch.stack((z[index], z[partner.to(index.device)[index]]))  # (2, B, D)
             own, other = model.likelihood(pair, condition).log_prob(x)
             lost.append((own - other).cpu())
@@ -233,7 +234,8 @@ def is_y_used(
     partner = ring(torch.zeros_like(seen.groups), seed)
     swapped = rows_of(seen.y, partner.to(model.device))
     bounds = []
-    for number, (x, condition, index) in enumerate(seen.batches(max(1, ROWS_AT_ONCE // samples))):
+    size = max(1, rows_at_once(model, seen.data.images) // samples)
+    for number, (x, condition, index) in enumerate(seen.batches(size)):
         pair = []
         for told in (condition, rows_of(swapped, index)):
             with seeded(seed + number, model.device):

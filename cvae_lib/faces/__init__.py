@@ -40,19 +40,37 @@ HAND = (*NAMES, "width", "length", "eye", "hue", "fade")
 
 
 class Faces(NamedTuple):
-    """Drawn faces and all that is true of them."""
+    """Drawn faces and all that is true of them, one number for each of the N faces.
+
+    Attributes:
+        images: colours 0 to 255, shape (N, 3, 32, 32).
+        hair: 0 fair to 1 black.
+        skin: 0 light to 1 dark.
+        smile: -1 mouth bent down, 0 straight, 1 bent up.
+        glasses: 0 without, 1 with; nothing between.
+        age: 0 no lines on forehead and cheeks, 1 deep ones.
+        parts: which of :data:`PARTS` each pixel belongs to, mostly, shape (N, 32, 32).
+    """
 
     images: UInt8[Tensor, "n 3 32 32"]
-    hair: Float[Tensor, "n"]  # 0 fair to 1 black
-    skin: Float[Tensor, "n"]  # 0 light to 1 dark
-    smile: Float[Tensor, "n"]  # -1 mouth bent down, 0 straight, 1 bent up
-    glasses: Float[Tensor, "n"]  # 0 without, 1 with; nothing between
-    age: Float[Tensor, "n"]  # 0 no lines on forehead and cheeks, 1 deep ones
-    parts: Int64[Tensor, "n 32 32"]  # which of PARTS each pixel belongs to, mostly
+    hair: Float[Tensor, "n"]
+    skin: Float[Tensor, "n"]
+    smile: Float[Tensor, "n"]
+    glasses: Float[Tensor, "n"]
+    age: Float[Tensor, "n"]
+    parts: Int64[Tensor, "n 32 32"]
 
 
 class FaceMeasures(NamedTuple):
-    """What `measure` reads off pictures; the units of `Faces`, glasses as a strength."""
+    """What :func:`measure` reads off N pictures, in the units of :class:`Faces`.
+
+    Attributes:
+        hair: 0 fair to 1 black.
+        skin: 0 light to 1 dark.
+        smile: -1 to 1.
+        glasses: how strongly the frames are painted, near 0 or 1 on drawn faces.
+        age: how deep the lines are, about 0 to 1.
+    """
 
     hair: Float[Tensor, "n"]
     skin: Float[Tensor, "n"]
@@ -62,7 +80,7 @@ class FaceMeasures(NamedTuple):
 
 
 def faces(split: Literal["train", "test"] = "train", count: int | None = None, seed: int = 0) -> Faces:
-    """The dataset: 20,000 faces to train on or 2,000 to test on, their attributes independent and uniform.
+    """Draw the dataset: 20,000 faces to train on or 2,000 to test on, their attributes independent and uniform.
 
     A third wears glasses. The first k faces are the same whatever the ``count``; train and test share no random
     numbers.
@@ -159,7 +177,8 @@ def measure(images: Shaped[Tensor, "n 3 32 32"]) -> FaceMeasures:
     - smile: with m how red a pixel of the mouth's window is, the bend of the curve
       :math:`y = a - b\,(u / U)^2` that fits best with weights m, b in units of the most bent mouth.
 
-    ``images``: float in [0, 1] or uint8.
+    Args:
+        images: float in [0, 1] or uint8.
 
     Raises:
         ValueError: for another shape or type, values outside the range, or NaN.

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
+from cvae_lib._variance import bounded_log_variance
 from cvae_lib.likelihoods._bernoulli import BernoulliImage
 from cvae_lib.likelihoods._levels import CategoricalLevel, DiscretisedLogistic
-from cvae_lib.networks import bounded_log_variance
 from cvae_lib.priors._gaussians import at_least_float32, diagonal_gaussian
 
 
@@ -33,7 +33,8 @@ def _kinds(output: Float[Tensor, "*k p h w"], kinds: int) -> Float[Tensor, "*k k
 class BernoulliPixels(nn.Module):
     r"""Binary pixels, :math:`\log p(x) = \sum_i x_i \log p_i + (1-x_i) \log(1-p_i)` with :math:`p = \sigma(l)`.
 
-    For grey x in [0, 1] the same formula is a cross-entropy, and no longer the logarithm of a normalised density.
+    For grey x in [0, 1] the same formula is a cross-entropy, and no longer the logarithm of a normalised density:
+    Loaiza-Ganem and Cunningham 2019, arXiv:1907.06845.
     """
 
     channels_per_pixel = 1
@@ -78,6 +79,8 @@ class GaussianPixels(nn.Module):
     def forward(self, output: Float[Tensor, "*k p h w"]) -> Independent:
         """Return p(x|z,y) from means before the link, then log-variances if they are per pixel.
 
+        Its event shape is (channels, H, W), and its log-density in nats, summed over the event.
+
         Raises:
             ValueError: if the number of channels does not fit.
         """
@@ -97,12 +100,17 @@ class LogisticPixels(nn.Module):
 
     Args:
         levels: L, the number of grey levels in [0, 1].
+
+    Raises:
+        ValueError: if there are fewer than 2 levels.
     """
 
     channels_per_pixel = 2
 
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
+        if levels < 2:
+            raise ValueError(f"There must be at least 2 grey levels, not {levels}.")
         self.levels = levels
 
     def forward(self, output: Float[Tensor, "*k p h w"]) -> Independent:
@@ -161,7 +169,7 @@ def likelihood(name: str, levels: int = 256) -> nn.Module:
         levels: L, the number of grey levels, of ``logistic`` and ``categorical``.
 
     Raises:
-        ValueError: if there is no likelihood of that name.
+        ValueError: if there is no likelihood of that name, or it needs more levels.
     """
     if name not in LIKELIHOODS:
         raise ValueError(f"There is no likelihood {name!r}; choose from {', '.join(LIKELIHOODS)}.")

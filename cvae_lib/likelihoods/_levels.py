@@ -7,15 +7,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
+from cvae_lib._numbers import can_be_read
+
 
 def _level(value: Tensor, levels: int) -> Tensor:
     """Return the nearest level's number, 0 to L - 1, as float."""
-    # Asking a GPU for a value would make it wait, so there a pixel out of range goes to the nearest end.
-    if value.device.type == "cpu" and value.numel() and not (value.min() >= 0 and value.max() <= 1):
+    if can_be_read(value) and not (value.min() >= 0 and value.max() <= 1):
         raise ValueError(
             f"Grey levels must lie in [0, 1], but run from {float(value.min())} to {float(value.max())}; "
             "divide bytes by 255, and look for NaN."
         )
+    # A pixel out of range whose value could not be asked for goes to the nearest end.
     return (value * (levels - 1)).round().clamp(0, levels - 1)
 
 

@@ -7,15 +7,15 @@ image-shaped logits. Both come as MLPs (here) and as convolutional networks, cho
 import math
 from collections.abc import Callable, Sequence
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cvae_lib._variance import LOG_VARIANCE_BOUND, bounded_log_variance
 from cvae_lib.conditioning import conditioning
 from cvae_lib.conditions import Representation
 from cvae_lib.networks._blocks import (
-    LOG_VARIANCE_BOUND,
     Placement,
-    bounded_log_variance,
     check_images,
     check_latents,
     told,
@@ -78,17 +78,21 @@ class MLP(nn.Module):
                 self.slots[str(block)] = slot
                 width = slot.out_features
             self.layers.append(nn.Linear(width, [*hidden, out_features][block]))
-        self.activation = nn.SiLU()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Float[Tensor, "b f"], c: Representation | None) -> Float[Tensor, "b o"]:
-        """Return the outputs, shape (B, out_features)."""
-        last = len(self.layers) - 1
-        for block, layer in enumerate(self.layers):
-            heard = self.slots[str(block)](h, c) if str(block) in self.slots else h
-            out = layer(heard)
+        """Return the outputs, shape (B, out_features), of inputs (B, in_features) and c.
+
+        Raises:
+            ValueError: if a block hears the condition, and c is missing or of another width or length.
+        """
+        layers, slots = self.layers, self.slots
+        last = len(layers) - 1
+        for block, layer in enumerate(layers):
+            out = layer(slots[str(block)](h, c) if str(block) in slots else h)
             if block < last:
-                out = self.dropout(self.activation(out))
+                out = F.silu(out)
+                out = self.dropout(out) if self.dropout.p else out
                 # The skip over a hidden block is worth about a nat on MNIST at the same cost.
                 out = h + out if block and h.shape == out.shape else out
             h = out
@@ -96,7 +100,20 @@ class MLP(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """Read an image and a condition; return the mean and log-variance of q(z|x,y), shape (B, D) each."""
+    """Read an image and a condition; return the mean and log-variance of q(z|x,y), shape (B, D) each.
+
+    Args:
+        image_shape: (channels, H, W), of any size.
+        hidden: widths of the hidden layers.
+        latent_dim: D.
+        condition_dim: width C of the condition; this and the rest as in :class:`MLP`.
+        how: name of the conditioning layer.
+        where: blocks told the condition.
+        dropout: probability of dropping a hidden unit while training.
+
+    Raises:
+        ValueError: if ``where`` or ``how`` is unknown.
+    """
 
     def __init__(
         self,
@@ -135,7 +152,20 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Read a latent and a condition; return image-shaped parameters (logits), shape (B, channels, H, W)."""
+    """Read a latent and a condition; return image-shaped parameters (logits), shape (B, channels, H, W).
+
+    Args:
+        latent_dim: D.
+        hidden: widths of the hidden layers.
+        image_shape: (channels, H, W) of what is returned, of any size.
+        condition_dim: width C of the condition; this and the rest as in :class:`MLP`.
+        how: name of the conditioning layer.
+        where: blocks told the condition.
+        dropout: probability of dropping a hidden unit while training.
+
+    Raises:
+        ValueError: if ``where`` or ``how`` is unknown.
+    """
 
     def __init__(
         self,

@@ -1,22 +1,10 @@
-"""What the networks share: where the condition enters, and how a log-variance and a wrong input are handled."""
+"""What the networks share: where the condition enters, and what is said of a wrong input."""
 
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
-LOG_VARIANCE_BOUND = 10.0
 Placement = str | Sequence[int]
-
-
-def bounded_log_variance(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    r"""Bound a log-variance smoothly, :math:`b \tanh(r / b)` with b = 10.
-
-    Near zero this is the identity; far out it flattens without ever cutting the gradient to zero, as a hard clamp
-    would, and keeps the standard deviation between exp(-5) and exp(5).
-    """
-    return LOG_VARIANCE_BOUND * torch.tanh(raw / LOG_VARIANCE_BOUND)
 
 
 def told(where: Placement, blocks: int) -> set[int]:

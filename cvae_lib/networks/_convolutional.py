@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cvae_lib._variance import bounded_log_variance
 from cvae_lib.conditioning import ConditionalBatchNorm, Conditioning, conditioning
 from cvae_lib.conditions import Representation
-from cvae_lib.networks._blocks import Placement, bounded_log_variance, check_images, check_latents, told
+from cvae_lib.networks._blocks import Placement, check_images, check_latents, told
 
 SIDES = (28, 32)
 

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from cvae_lib.objective._given import LatentVariableModel, at_least_one, log_likelihood_of, observed
 from cvae_lib.objective._importance import Proposal, importance_weighted_bound, log_importance_weights
 from cvae_lib.objective._schedules import Constant, Cyclical, Linear, Schedule
+from cvae_lib.priors._gaussians import gaussian_kl
 
 __all__ = [
     "Constant",
@@ -63,7 +64,8 @@ class Terms(NamedTuple):
             ValueError: if the floor is negative or the latents do not form that many equal groups.
         """
         if floor == 0 and groups is None:
-            return (beta * self.rate - self.log_likelihood).mean()
+            rate = self.rate if beta == 1 else beta * self.rate
+            return (rate - self.log_likelihood).mean()
         return beta * free_bits(self.kl, floor, groups) - self.log_likelihood.mean()
 
 
@@ -116,7 +118,7 @@ def kl_per_latent(q: Distribution, p: Distribution, z: Float[Tensor, "*k b d"] |
     if isinstance(q, Independent) and isinstance(p, Independent):
         factorised, q, p = True, q.base_dist, p.base_dist
     try:
-        kl = kl_divergence(q, p)
+        kl = gaussian_kl(q, p) if isinstance(q, Normal) and isinstance(p, Normal) else kl_divergence(q, p)
     except NotImplementedError:
         if z is None:
             raise ValueError(

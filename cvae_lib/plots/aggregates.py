@@ -18,11 +18,13 @@ ROWS = (("rate", "rate", BLACK), ("mismatch", "mismatch", "#8a5a00"), ("informat
 
 def _densities(axes: Axes, grid: Tensor, posteriors: Normal, prior: Normal, shown: int = 12) -> None:
     """Draw the aggregate as a grey hill, the prior over it, and a few posteriors at half height for their place."""
-    each = posteriors.log_prob(grid[:, None]).exp()  # (G, N)
+    with torch.no_grad():
+        each = posteriors.log_prob(grid[:, None].to(posteriors.loc)).exp().cpu()  # (G, N)
+        over, grid = prior.log_prob(grid.to(prior.loc)).exp().cpu(), grid.cpu()
     axes.fill_between(grid, each.mean(1), color=SHADE, alpha=0.45, linewidth=0)
     some = each[:, torch.linspace(0, each.shape[1] - 1, min(shown, each.shape[1])).long()]
     axes.plot(grid, 0.5 * some / some.max() * each.mean(1).max(), color=BLUE, linewidth=0.8, alpha=0.7)
-    axes.plot(grid, prior.log_prob(grid).exp(), color=ORANGE, linewidth=2.5)
+    axes.plot(grid, over, color=ORANGE, linewidth=2.5)
     axes.set(xlim=(float(grid[0]), float(grid[-1])), ylim=(0, None), yticks=[])
 
 

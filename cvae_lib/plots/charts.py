@@ -78,6 +78,7 @@ def bars(
 
 def confusion(truth: Int64[Tensor, " n"], guess: Int64[Tensor, " n"], alt: str) -> Picture:
     """Show how often each class (row) was taken for each other (column); only the mistakes are shaded."""
+    truth, guess = truth.cpu(), guess.cpu()
     classes = int(torch.maximum(truth.max(), guess.max())) + 1
     counts = torch.bincount(truth * classes + guess, minlength=classes**2).view(classes, classes)
     mistakes = counts.clone().fill_diagonal_(0)

@@ -1,7 +1,8 @@
 """Priors over the latent: modules that map a condition to the distribution p(z|y).
 
-All have one signature, ``prior(c, batch, encode)``, where c is the condition as the networks read it, shape (B, C), or
-None for a model without one, and ``encode`` is the encoder, which only the VampPrior asks for.
+All have one signature, ``prior(c, batch, encode)``, where c is the condition as one vector, shape (B, C), or None for a
+model without one, and ``encode`` is the encoder, which only the VampPrior asks for. As it hands c on to the encoder, it
+takes c in whatever form the encoder reads: a vector, tokens or an image.
 """
 
 import math
@@ -9,31 +10,41 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
 
-from cvae_lib.networks import bounded_log_variance
-from cvae_lib.priors._gaussians import diagonal_gaussian
+from cvae_lib._variance import bounded_log_variance
+from cvae_lib.conditions import Representation, Tokens, without_padding
+from cvae_lib.priors._gaussians import UnitNormal, diagonal_gaussian
 
-Encode = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Encode = Callable[[Tensor, Any], tuple[Tensor, Tensor]]  # images and c to mean and log-variance of q(z|x,y)
 
 
 class StandardNormal(nn.Module):
-    r"""The fixed prior :math:`p(z|y) = \mathcal N(0, I_D)`, whatever y is."""
+    r"""The fixed prior :math:`p(z|y) = \mathcal N(0, I_D)`, whatever y is.
+
+    Source: Kingma and Welling 2013, arXiv:1312.6114.
+
+    Args:
+        latent_dim: D.
+    """
 
     zero: Tensor
+    one: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        # A buffer, so that the distribution follows the model's device and dtype; never stored, it has no content.
+        # Buffers, so that the distribution follows the model's device and dtype; never stored, they have no content.
         self.register_buffer("zero", torch.zeros(()), persistent=False)
+        self.register_buffer("one", torch.ones(()), persistent=False)
 
     def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> Independent:
         """Return p(z|y) for a batch: event shape (D,), batch shape (B,)."""
-        zeros = self.zero.expand(batch, self.latent_dim)
-        return Independent(Normal(zeros, torch.ones_like(zeros), validate_args=False), 1, validate_args=False)
+        shape = batch, self.latent_dim
+        unit = UnitNormal(self.zero.expand(shape), self.one.expand(shape), validate_args=False)
+        return Independent(unit, 1, validate_args=False)
 
 
 class _Head(nn.Module):
@@ -100,6 +111,7 @@ class ConditionalMixture(nn.Module):
 
     It starts with equal weights and components spread so that the whole has mean 0 and variance 1 in expectation:
     equal components would get equal gradients and never part. There is no closed-form KL to it.
+    Sources: Bishop 1994, "Mixture density networks"; as a prior Dilokthanakul et al. 2016, arXiv:1611.02648.
 
     Args:
         latent_dim: D.
@@ -138,7 +150,8 @@ class VampPrior(nn.Module):
     r"""The posterior, averaged over learned pseudo-images, :math:`p(z|y) = \frac1M \sum_m q(z|u_m, y)`.
 
     The best prior for the ELBO is the aggregate posterior, and this is an affordable likeness of it. With a condition
-    the pseudo-images are read together with each y. Source: Tomczak and Welling 2018, arXiv:1705.07120.
+    the pseudo-images are read together with each y that occurs; how many there are is a number for which a GPU is
+    waited for in every step. Source: Tomczak and Welling 2018, arXiv:1705.07120.
 
     Args:
         image_shape: shape of one image.
@@ -172,8 +185,8 @@ class VampPrior(nn.Module):
         # Away from 0 and 1, where the sigmoid has no slope.
         self.raw.copy_(torch.logit(images, eps=0.02))
 
-    def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> MixtureSameFamily:
-        """Return p(z|y): event shape (D,), batch shape (B,).
+    def forward(self, c: Representation | None, batch: int, encode: Encode | None = None) -> MixtureSameFamily:
+        """Return p(z|y): event shape (D,), batch shape (B,), for c in any form the encoder reads.
 
         Raises:
             ValueError: if the encoder is not given.
@@ -184,19 +197,25 @@ class VampPrior(nn.Module):
         if c is None:
             mean, log_variance = (part.expand(batch, -1, -1) for part in encode(self.pseudo_images, None))
         else:
-            rows, place = _distinct(c)  # (U, C), (B,): ten labels need ten passes, not one for each example
-            images = self.pseudo_images.repeat(len(rows), *[1] * (self.raw.ndim - 1))  # (U*M, ...)
-            both = encode(images, rows.repeat_interleave(count, dim=0))  # (U*M, D) each
-            mean, log_variance = (part.unflatten(0, (len(rows), count))[place] for part in both)  # (B, M, D) each
+            first, place = _distinct(c)  # (U,), (B,): ten labels need ten passes, not one for each example
+            images = self.pseudo_images.repeat(len(first), *[1] * (self.raw.ndim - 1))  # (U*M, ...)
+            parts = c if isinstance(c, Tokens) else (c,)
+            again = [part[first].repeat_interleave(count, dim=0) for part in parts]  # (U*M, ...)
+            rows = Tokens(*again) if isinstance(c, Tokens) else again[0]
+            mean, log_variance = (  # (B, M, D) each
+                part.unflatten(0, (len(first), count))[place] for part in encode(images, rows)
+            )
         return _mixture(mean.new_zeros(batch, count), mean, log_variance)
 
 
-def _distinct(c: Float[Tensor, "b c"]) -> tuple[Tensor, Tensor]:
-    """Return the distinct rows of c, through which gradients still flow, and where each row of c is among them."""
-    found, place = torch.unique(c.detach(), dim=0, return_inverse=True)
-    first = torch.full((len(found),), len(c), device=c.device, dtype=place.dtype)
-    first.scatter_reduce_(0, place, torch.arange(len(c), device=c.device), "amin")
-    return c[first], place
+def _distinct(c: Representation) -> tuple[Int64[Tensor, " u"], Int64[Tensor, " b"]]:
+    """Return where each of the distinct examples of c stands first, and which of them each example of c is."""
+    # Words and padding, too, have to be the same for two captions to be the same.
+    rows = torch.cat([without_padding(c).flatten(1), c.mask], 1) if isinstance(c, Tokens) else c.flatten(1)
+    found, place = torch.unique(rows.detach(), dim=0, return_inverse=True)
+    first = torch.full((len(found),), len(rows), device=rows.device, dtype=place.dtype)
+    first.scatter_reduce_(0, place, torch.arange(len(rows), device=rows.device), "amin")
+    return first, place
 
 
 PRIORS = ("standard", "gaussian", "mixture", "vamp")
@@ -235,7 +254,9 @@ def prior(
 def tempered_sample(
     p: Distribution, temperature: float = 1.0, generator: torch.Generator | None = None
 ) -> Float[Tensor, "b d"]:
-    r"""Draw :math:`z = \mu + \tau\,\sigma\,\epsilon` from a Gaussian, or from the component a mixture's weights pick.
+    r"""Draw :math:`z = \mu + \tau\,\sigma\,\epsilon`, :math:`\epsilon \sim \mathcal N(0, I_D)`, shape (B, D).
+
+    From a mixture one component is picked by its weights, and z is drawn from that.
 
     Args:
         p: what a prior of this room returned.

@@ -24,3 +24,21 @@ def diagonal_gaussian(
     scale = torch.exp(0.5 * at_least_float32(log_variance))
     normal = Normal(at_least_float32(mean), scale, validate_args=False)
     return Independent(normal, event_dims, validate_args=False)
+
+
+class UnitNormal(Normal):
+    """Normal(0, 1), known by its type: what is certain to divide by one can be left out."""
+
+
+def gaussian_kl(q: Normal, p: Normal) -> Float[Tensor, "*shape"]:
+    r"""Return KL(q || p) entry by entry, nats: :math:`\frac12(r + (\mu_q-\mu_p)^2/\sigma_p^2 - 1 - \log r)`.
+
+    Here r is the ratio of the variances. What ``kl_divergence`` finds by looking the two types up, to the last bit;
+    the look-up itself would split a compiled step in two.
+    """
+    if isinstance(p, UnitNormal):  # the same numbers, in half the operations
+        ratio, distance = q.scale.pow(2), q.loc.pow(2)
+    else:
+        ratio, distance = (q.scale / p.scale).pow(2), ((q.loc - p.loc) / p.scale).pow(2)
+    nats: Tensor = 0.5 * (ratio + distance - 1 - ratio.log())
+    return nats

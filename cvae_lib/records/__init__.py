@@ -12,7 +12,13 @@ FOLDER = Path(__file__).parent
 
 
 class Band(NamedTuple):
-    """A figure over seeds: mean, sample standard deviation and how many."""
+    """A figure over seeds.
+
+    Attributes:
+        mean: over the seeds, in the figure's unit.
+        spread: sample standard deviation over the seeds; NaN for a single one.
+        seeds: how many there are.
+    """
 
     mean: float
     spread: float

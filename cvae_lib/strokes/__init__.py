@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8
+from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor
 
 from cvae_lib._streams import named_generator
+from cvae_lib.strokes._records import Measures, Strokes
 from cvae_lib.strokes._skeletons import CENTRE, SEGMENTS, SIDE, WARPS, fitted, placed, shaken, skeletons
 
 CHUNK = 64  # pictures drawn at once: the working set stays inside a processor's cache
@@ -25,38 +26,18 @@ GRAIN = 0.04  # standard deviation of the ink's unevenness, relative to its leve
 LIMITS = {"thickness": (0.5, 6.0), "slant": (-1.0, 1.0), "size": (10.0, 24.0), "brightness": (1 / 255, 1.0)}
 
 
-class Strokes(NamedTuple):
-    """Drawn digits and all that is true of them; lengths in pixels."""
-
-    images: UInt8[Tensor, "n 1 28 28"]  # white ink (up to 255) on black (0)
-    labels: Int64[Tensor, "n"]
-    thickness: Float[Tensor, "n"]  # pen width, averaged along the stroke
-    slant: Float[Tensor, "n"]  # horizontal shear dx/dy of the whole digit, positive leaning right, 0 upright
-    size: Float[Tensor, "n"]  # height of the ink
-    x: Float[Tensor, "n"]  # centre of mass, to the right of the picture's centre
-    y: Float[Tensor, "n"]  # centre of mass, below the picture's centre
-    brightness: Float[Tensor, "n"]  # level of full ink, in (0, 1]
-    masks: Bool[Tensor, "n 1 28 28"]  # which pixels the pen covered by at least half, before any grain
-
-
-class Measures(NamedTuple):
-    """What `measure` reads off pictures; the units of `Strokes`."""
-
-    thickness: Float[Tensor, "n"]
-    slant: Float[Tensor, "n"]
-    brightness: Float[Tensor, "n"]
-
-
 def strokes(
     split: Literal["train", "test"] = "train",
     count: int | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Strokes:
-    """The dataset: 60,000 digits to train on or 10,000 to test on, classes equally often, in random order.
+    """Draw the dataset: 60,000 digits to train on or 10,000 to test on, classes equally often, in random order.
 
-    The first k pictures are the same whatever the `count`; train and test share no random numbers.
-    Raises ValueError for an unknown split or a count below 1.
+    The first k pictures are the same whatever the ``count``; train and test share no random numbers.
+
+    Raises:
+        ValueError: for an unknown split or a count below 1.
     """
     if split not in ("train", "test"):
         raise ValueError(f"There is no split {split!r} of the strokes; ask for 'train' or 'test'.")
@@ -80,14 +61,25 @@ def draw(
 ) -> Strokes:
     r"""Write these digits, each by a hand of its own; an attribute that is given is obeyed, not sampled.
 
-    A digit is a pen path $p(s)$ with pen radius $r(s)$, on average $\bar r$. Its ink at pixel $u$ is
-    $b\,\sigma(u)\,(1 + \text{noise}\cdot\varepsilon_u)$, grain $\varepsilon_u$ of variance 1 and coverage
-    $\sigma(u) = \operatorname{clip}(\tfrac12 + (1 - \min_s |u - p(s)|/r(s))\,\bar r/e,\,0,\,1)$, its soft
-    edge $e$ about a pixel wide. Before shearing, every path is brought upright by its own second moments.
+    A digit is a pen path :math:`p(s)` with pen radius :math:`r(s)`, on average :math:`\bar r`. Its ink at pixel u is
+    :math:`b\,\sigma(u)\,(1 + \text{noise}\cdot\varepsilon_u)`, grain :math:`\varepsilon_u` of variance 1 and coverage
 
-    The same `seed` gives the same hands, so "the same digit, thicker" is a second call with `thickness=`.
-    Thickness 0.5 to 6 pixels, slant -1 to 1, size 10 to 24 pixels, brightness 1/255 to 1: one number, or one
-    per label. Raises ValueError outside these, and for labels that are not whole numbers from 0 to 9.
+    .. math:: \sigma(u) = \operatorname{clip}(\tfrac12 + (1 - \min_s |u - p(s)|/r(s))\,\bar r/e,\,0,\,1)
+
+    with a soft edge e about a pixel wide. Before shearing, every path is brought upright by its own second moments.
+
+    Args:
+        labels: N digits.
+        seed: the same one gives the same hands, so "the same digit, thicker" is a second call with ``thickness=``.
+        device: where they are drawn; the random numbers are the CPU's everywhere.
+        thickness: 0.5 to 6 pixels; this and the next three are one number, or one per label.
+        slant: -1 to 1.
+        size: 10 to 24 pixels.
+        brightness: 1/255 to 1.
+        noise: of the ink, relative to its level, 0 to 1.
+
+    Raises:
+        ValueError: if a number lies outside its range, or a label is no whole number from 0 to 9.
     """
     asked = {"thickness": thickness, "slant": slant, "size": size, "brightness": brightness}
     if not 0 <= noise <= 1:
@@ -227,16 +219,22 @@ def _centre(ink: Float[Tensor, "c h w"]) -> tuple[Float[Tensor, "c"], Float[Tens
 def measure(images: Shaped[Tensor, "n 1 28 28"]) -> Measures:
     r"""Read thickness (pixels), slant (dx/dy) and brightness off any digit images: drawn, scanned, generated.
 
-    Brightness weighs each pixel by a high power of itself: $b = \sum I^{17} / \sum I^{16}$. The others see
-    the ink $J = \operatorname{clip}((I/b - 0.3) / 0.5,\,0,\,1)$ and sum over pixels:
+    Brightness weighs each pixel by a high power of itself: :math:`b = \sum I^{17} / \sum I^{16}`. The others see
+    the ink :math:`J = \operatorname{clip}((I/b - 0.3) / 0.5,\,0,\,1)` and sum over pixels:
 
-    - slant $= -\mu_{xy}/\mu_{yy}$, central moments of $J$ with y pointing down: leaning right is positive;
-    - thickness $= 4A / (P + \sqrt{P^2 - 4\pi\chi A})$ from area $A = \sum J$, perimeter $P = \sum|\nabla J|$
-      and Euler number $\chi$ (pieces minus holes) of $J$ at twice the resolution. It is the pen's width $w$:
-      a path of length $L$ leaves $A = wL + \pi\chi w^2/4$ and $P = 2L + \pi\chi w$ (Steiner's formula).
+    - slant :math:`= -\mu_{xy}/\mu_{yy}`, central moments of J with y pointing down: leaning right is positive;
+    - thickness :math:`= 4A / (P + \sqrt{P^2 - 4\pi\chi A})` from area :math:`A = \sum J`, perimeter
+      :math:`P = \sum|\nabla J|` and Euler number :math:`\chi` (pieces minus holes) of J at twice the resolution. It is
+      the pen's width w: a path of length L leaves :math:`A = wL + \pi\chi w^2/4` and :math:`P = 2L + \pi\chi w`
+      (Steiner's formula).
 
-    `images`: float in [0, 1] or uint8. A blank picture, darker than 0.02 everywhere, measures 0, 0, 0.
-    Raises ValueError for another shape or type, values outside the range, or NaN.
+    A blank picture, darker than 0.02 everywhere, measures 0, 0, 0.
+
+    Args:
+        images: float in [0, 1] or uint8.
+
+    Raises:
+        ValueError: for another shape or type, values outside the range, or NaN.
     """
     if images.ndim != 4 or images.shape[1:] != (1, SIDE, SIDE):
         raise ValueError(f"Images to measure must have shape (n, 1, 28, 28), not {tuple(images.shape)}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cvae_lib._streams import seeded
 from cvae_lib.data import ImageSet, PixelMode
 from cvae_lib.model import CVAE
 from cvae_lib.objective import elbo_terms
@@ -18,7 +19,7 @@ from cvae_lib.training._feed import Conditions, Epochs, Feed
 from cvae_lib.training._history import History
 from cvae_lib.training._keeping import Keeper, called, contents
 from cvae_lib.training._loop import Loop, Recipe, TrainingDiverged
-from cvae_lib.training._numerics import Precision, autocast, compiled, seeded
+from cvae_lib.training._numerics import Precision, autocast, compiled
 from cvae_lib.training._progress import Interrupts, Progress
 from cvae_lib.training._stopping import Objective, Watch
 
@@ -71,8 +72,8 @@ def fit(
     r"""Minimise :math:`-\frac1B\sum_b (E_q[\log p(x_b|z,y_b)] - \beta\,KL_b)` with Adam, in nats per image.
 
     The model is moved to ``device`` and stays there. An interrupt (Ctrl-C, or Stop in a notebook) ends training
-    after the step at hand and keeps the model and the history so far. On the fast profile only the first few steps
-    are taken.
+    after the step at hand (several processes on GPUs take up to 50 more) and keeps the model and the history so far.
+    On the fast profile only the first few steps are taken.
 
     Under ``torchrun`` the same call trains in several processes (gloo, or nccl on CUDA). Each computes its share of
     every batch of ``batch_size`` and draws the noise of the whole batch, so that the result is that of one process,
@@ -83,7 +84,8 @@ def fit(
         model: the CVAE or VAE.
         data: training images.
         y: what the model is told: the labels of ``data`` if None; a tensor of shape (n, ...), or a tuple or dictionary
-            of such, one row per image; or a function of the batch, drawing from torch's global random stream.
+            of such, one row per image, NaN only where the model's condition takes it for "not known"; or a function of
+            the batch, drawing from torch's global random stream.
         epochs: passes over the data, 40 if no budget is given. This, ``steps`` and ``seconds`` exclude each other.
         steps: optimiser steps.
         seconds: time; the schedule follows the clock, so such a run cannot be repeated to the bit.
@@ -105,7 +107,7 @@ def fit(
         precision: ``auto`` (bf16 where the hardware has it), ``float32`` or ``bf16``.
         compile: True, or a mode of ``torch.compile``; its random numbers are others. Says so where there is no
             compiler, or several processes, and does without.
-        device: ``auto`` is CUDA, then MPS, then CPU.
+        device: ``auto`` is what ``COURSE_DEVICE`` says, else CUDA, then MPS, then CPU.
         seed: fixes order, pixels and latent noise; the caller's random stream is left alone.
         checkpoint: a folder for the whole state of the run, see :func:`load_checkpoint`. Every process must see it.
         checkpoint_every: steps from one checkpoint to the next; every epoch if None, and always at the end.
@@ -114,10 +116,14 @@ def fit(
             are known by their names; a budget may have grown, and the schedule then follows the new one.
         log_every: print a line every so many epochs where nobody watches; about eight lines by default.
 
+    Returns:
+        What was measured, epoch by epoch.
+
     Raises:
         ValueError: if an argument is no number or out of range, a function gives something else than it should, the
             data do not fit the model or are not finite, or nothing in the model can be trained.
-        TrainingDiverged: if loss or validation is not finite; names the step, and the model keeps good weights.
+        TrainingDiverged: if loss or validation is not finite; names the step, and the model keeps good weights. On CUDA
+            a bad loss is told at the end of the epoch, and the steps from the bad one on have changed nothing.
         CheckpointError: if the checkpoint cannot be resumed, nothing be written there, or not the last one.
         RuntimeError: if another of several processes is gone; its own message says why.
         torch.OutOfMemoryError: if a batch does not fit into the device's memory.
@@ -182,7 +188,8 @@ def fit(
             # The noise of the whole batch is drawn by a mode that the compiler does not see through.
             progress.say("torch.compile is not used with several processes; training runs uncompiled.")
             compile = False
-        terms = us.wrap(compiled(objective or elbo_terms, compile, us.device, progress.say), model)
+        kind = str(model.config)
+        terms = us.wrap(compiled(objective or elbo_terms, compile, us.device, progress.say, kind), model)
         loop = Loop(model, terms, feed, recipe, budget, us, watch, progress, interrupts)
         if keeper is not None:
             keeper.begin(loop, resume)
@@ -202,7 +209,7 @@ def _run(loop: Loop, keeper: Keeper | None) -> None:
         loop.team.align(loop.model)
     except KeyboardInterrupt:
         if keeper is not None and loop.is_between_steps:
-            keeper.save(loop)
+            keeper.save(loop, together=loop.is_interrupted)
         history.trim()
         history.interrupted = True
         where = "" if keeper is None else f" What is in {keeper.folder} can be resumed."

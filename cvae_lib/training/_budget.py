@@ -12,9 +12,17 @@ TICKS = 10_000  # a budget in seconds is cut into so many, since its number of s
 
 
 def one_cycle(step: int, total: int, warm_up: float = 0.1) -> float:
-    """Return the factor on the peak learning rate: a linear rise over the first tenth, then a cosine down to 0.
+    r"""Return the factor on the peak learning rate: a linear rise over the first tenth, then a cosine down to 0.
+
+    .. math:: f(t) = (t + 1) / R \ \text{ for } t < R, \qquad
+              f(t) = \tfrac12\Big(1 + \cos \pi \tfrac{t - R}{T - R}\Big) \ \text{ from } R \text{ on}
 
     Source: Smith and Topin 2018, arXiv:1708.07120.
+
+    Args:
+        step: t, steps done.
+        total: T, steps in all.
+        warm_up: R as a share of T; R is at least one step.
     """
     rise = max(1, round(warm_up * total))
     if step < rise:

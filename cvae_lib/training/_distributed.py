@@ -68,6 +68,10 @@ class Team:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
+    def any(self, said: bool) -> bool:
+        """Return whether one of the processes says yes."""
+        return bool(self.largest(torch.tensor(float(said), device=self.device)))
+
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over the processes; changes ``values``."""
         if self.size > 1:
@@ -157,7 +161,7 @@ def team(device: str | torch.device) -> Iterator[Team]:
     lasts: nccl on CUDA, gloo elsewhere.
 
     Raises:
-        ValueError: if there is no such device.
+        ValueError: if there is no such device, or none for each process.
     """
     several = dist.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     ready = dist.is_available() and dist.is_initialized()
@@ -165,10 +169,11 @@ def team(device: str | torch.device) -> Iterator[Team]:
     if not (several or ready):
         yield Team(0, 1, chosen)
         return
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"Several processes train on CPUs or CUDA devices, not on {chosen.type!r}; pass device='cpu'.")
     if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+        _take(chosen)
+        chosen = torch.device("cuda", torch.cuda.current_device())
     if not ready:
         # The keys of a group that is gone stay in torchrun's store, so every group gets a prefix of its own.
         store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
@@ -180,6 +185,19 @@ def team(device: str | torch.device) -> Iterator[Team]:
     finally:
         if not ready:
             dist.destroy_process_group()
+
+
+def _take(device: torch.device) -> None:
+    """Make a CUDA device this process's own: the one named, else the one of its rank, else the one it has chosen."""
+    place = os.environ.get("LOCAL_RANK") if device.index is None else str(device.index)
+    if place is None:
+        return
+    if int(place) >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f"Process {place} of this machine has no CUDA device of its own, for there are {count}; "
+            "start fewer processes, or pass device='cpu'."
+        )
+    torch.cuda.set_device(int(place))
 
 
 # What draws numbers element by element.

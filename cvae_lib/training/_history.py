@@ -13,7 +13,8 @@ class History:
         distortion: -log p(x|z,y).
         rate: KL(q(z|x,y) || p(z|y)).
         steps: optimiser steps taken so far, at the end of each epoch.
-        validation: minus the ELBO of the validation set, nats per image; empty without such a set.
+        validation: minus the ELBO of the validation set, or minus the criterion asked for, nats per image; empty
+            without such a set.
         seconds: time spent so far, at the end of each epoch; two equal runs may differ here.
         best_epoch: the epoch, counted from 1, whose weights early stopping kept; None without it.
         interrupted: whether a person stopped the run before its end.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvae_lib._streams import begin
 from cvae_lib.data import ImageSet
 from cvae_lib.training import _checkpoint as files
 from cvae_lib.training._checkpoint import CheckpointError
@@ -57,12 +58,20 @@ class Keeper:
         if self.every is None or is_last:
             self.save(loop)
 
-    def save(self, loop: Loop) -> None:
-        """Write the state of the run; a full disk is announced, and the next save tries again."""
+    def save(self, loop: Loop, together: bool = True) -> None:
+        """Write the state of the run; a full disk is announced, and the next save tries again.
+
+        What is on disk stays if the loss has stopped being a number, which on a GPU is noted but not yet read.
+
+        Args:
+            loop: the run.
+            together: whether all processes are here. If not, this one's share of the running means stands for all.
+        """
+        sums = loop.team.total(loop.sums.clone()) if together else loop.sums * loop.team.size
         # A gradient can spoil the weights of a step whose loss was good; then the checkpoint before it is to stay.
-        if loop.team.rank == 0 and not loop.bad_weight(loop.live):
+        if loop.team.rank == 0 and not loop.bad and not loop.bad_weight(loop.live):
             try:
-                files.write(self.folder, *state(loop, self.settings))
+                files.write(self.folder, *state(loop, self.settings, sums))
                 self.failure = None
             except CheckpointError as error:
                 self.failure = error
@@ -107,8 +116,8 @@ class Keeper:
             ) from None
 
 
-def state(loop: Loop, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return all that a run is made of between two steps: what JSON holds, and the tensors."""
+def state(loop: Loop, settings: dict[str, Any], sums: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return all that a run is made of between two steps: what JSON holds, and the tensors; sums over all processes."""
     device, watch = loop.model.device, loop.watch
     tensors = files.prefixed("model", loop.model.state_dict())
     if loop.average is not None:
@@ -118,7 +127,7 @@ def state(loop: Loop, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     for name, parameter in loop.model.named_parameters():
         moments = {key: v for key, v in loop.optimiser.state.get(parameter, {}).items() if isinstance(v, Tensor)}
         tensors |= files.prefixed(f"optimiser.{name}", moments)
-    tensors |= files.prefixed("run", {"sums": loop.sums, "good_steps": loop.good_steps})
+    tensors |= files.prefixed("run", {"sums": sums, "good_steps": loop.good_steps})
     facts = {
         "architecture": loop.model.config.as_dict(),
         "settings": settings,
@@ -165,7 +174,7 @@ def restore(loop: Loop, facts: dict[str, Any], tensors: dict[str, Tensor], folde
             moments[index] = found
     groups = loop.optimiser.state_dict()["param_groups"]
     loop.optimiser.load_state_dict({"state": moments, "param_groups": groups})
-    loop.sums.copy_(tensors["run.sums"])
+    loop.sums.copy_(tensors["run.sums"] if loop.team.rank == 0 else torch.zeros(3))  # they are added up over processes
     loop.good_steps.copy_(tensors["run.good_steps"])
     loop.step, loop.position, loop.seen = facts["step"], facts["position"], facts["seen"]
     loop.budget.before = float(facts["seconds"])
@@ -179,7 +188,7 @@ def restore(loop: Loop, facts: dict[str, Any], tensors: dict[str, Tensor], folde
         loop.epochs.begun = None if facts["begun"] is None else files.from_text(facts["begun"])
     else:
         # Random states belong to a kind of device. A new stream, and a new order for the rest of the epoch.
-        torch.manual_seed(loop.step)
+        begin(loop.step, device)
         loop.epochs.generator.manual_seed(loop.step)
         loop.progress.say(
             f"The checkpoint was written on {facts['device']}; on {device.type} the run goes on from its weights "

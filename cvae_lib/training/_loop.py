@@ -18,9 +18,11 @@ from cvae_lib.training._budget import Budget, Schedule
 from cvae_lib.training._distributed import GlobalDraws, Share, Team
 from cvae_lib.training._feed import Epochs, blame
 from cvae_lib.training._history import History
-from cvae_lib.training._numerics import Precision, autocast
+from cvae_lib.training._numerics import Precision, asks, autocast
 from cvae_lib.training._progress import Interrupts, Progress
 from cvae_lib.training._stopping import Watch, floats, terms_of
+
+LISTENS = 50  # steps after which processes on GPUs ask each other about Ctrl-C, for which they all have to wait
 
 
 class TrainingDiverged(RuntimeError):
@@ -44,11 +46,6 @@ class Recipe:
     clip: float | None
     ema: float | None
     precision: Precision
-
-
-def asks(device: torch.device) -> bool:
-    """Say whether the loss is looked at in every step, or only once in an epoch because looking is dear."""
-    return device.type != "cuda"
 
 
 class Loop:
@@ -133,7 +130,7 @@ class Loop:
                 self.is_between_steps = True
                 self.progress.step(self.step)
                 after_step()
-                if self.is_interrupted or (self.interrupts.asked and self.team.size == 1):
+                if self._should_stop():
                     raise KeyboardInterrupt
                 self._look_at_the_clock()
                 if self.place >= self.total:
@@ -145,6 +142,12 @@ class Loop:
         if self.seen:
             # Saved before it is closed: a longer budget can then go on with the rest of this epoch.
             self._close()
+
+    def _should_stop(self) -> bool:
+        """Say whether somebody interrupts; several processes have to agree, or some would wait for the others."""
+        if self.team.size > 1 and not self.asks and self.step % LISTENS == 0:
+            self.is_interrupted = self.team.any(self.interrupts.asked)
+        return self.is_interrupted or (self.interrupts.asked and self.team.size == 1)
 
     def _is_over(self) -> bool:
         stopped = self.watch is not None and self.watch.is_over(len(self.history))

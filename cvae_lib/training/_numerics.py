@@ -1,7 +1,9 @@
-"""How numbers are rounded and drawn while a model trains or is judged: precision and seeds."""
+"""How numbers are rounded while a model trains or is judged, and what its steps are compiled to."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
+from types import CodeType, FunctionType
 from typing import Any, Literal
 
 import torch
@@ -9,10 +11,6 @@ import torch
 from cvae_lib import course
 
 Precision = Literal["auto", "float32", "bf16"]
-
-# Two streams begun at one seed would give the pixels and the latents the same numbers, and noise that follows the
-# pixels is information.
-NOISE = 1_000_003
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
@@ -35,20 +33,17 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return contextlib.nullcontext()
 
 
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Make torch's randomness follow ``seed`` inside the block, and leave the caller's stream as it was after it.
-
-    The generator it gives is a stream apart, begun at ``seed`` itself, for order and pixels.
-    """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed + NOISE)
-        yield torch.Generator(device).manual_seed(seed)
+def asks(device: torch.device) -> bool:
+    """Say whether the loss is looked at in every step, or only once in an epoch because looking is dear."""
+    return device.type != "cuda"
 
 
 def compiled(
-    function: Callable[..., Any], how: bool | str, device: torch.device, say: Callable[[str], object] = print
+    function: Callable[..., Any],
+    how: bool | str,
+    device: torch.device,
+    say: Callable[[str], object] = print,
+    kind: str = "",
 ) -> Callable[..., Any]:
     """Return ``function`` through ``torch.compile``, or as it is, with a sentence why, where that cannot work.
 
@@ -57,6 +52,7 @@ def compiled(
         how: False for not at all, True, or a mode of ``torch.compile`` such as "reduce-overhead" (CUDA graphs).
         device: where it will run. One small kernel is built there first, to see whether there is a compiler.
         say: what the sentence is passed to.
+        kind: of model that it is compiled for; those of one kind share what was built, those of others do not meet it.
 
     Raises:
         ValueError: if ``how`` is neither a bool nor a mode.
@@ -72,5 +68,24 @@ def compiled(
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         say(f"torch.compile cannot build a kernel here ({reason[:150]}), so training runs uncompiled.")
         return function
-    made: Callable[..., Any] = torch.compile(function, mode=mode)
+    made: Callable[..., Any] = torch.compile(_apart(function, kind), mode=mode)
     return made
+
+
+def _apart(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    """Return the function with code of its own for each kind of model.
+
+    The compiler builds at most eight versions of one piece of code and from then on runs it uncompiled: the eighth
+    architecture of a study would have been slow, without an error.
+    """
+    if not isinstance(function, FunctionType):
+        return function
+    code = _code(function.__code__, kind)
+    twin = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return twin
+
+
+@functools.cache
+def _code(code: CodeType, kind: str) -> CodeType:
+    return code.replace()

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from cvae_lib import course
+from cvae_lib._streams import seeded
 from cvae_lib.conditions._condition import described
 from cvae_lib.data import PixelMode
 from cvae_lib.model import CVAE
 from cvae_lib.objective import Terms, elbo_terms
 from cvae_lib.training._distributed import Team
 from cvae_lib.training._feed import Feed
-from cvae_lib.training._numerics import Precision, autocast, seeded
+from cvae_lib.training._numerics import Precision, autocast
 
 ROWS = 1000  # images judged at a time
 

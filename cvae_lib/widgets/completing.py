@@ -58,7 +58,7 @@ def completed(
     """
     if not isinstance(model.condition, ObservedCondition):
         raise ValueError("To complete an image, a model has to be told an observed part: condition='observed'.")
-    whole, known = (part.expand(count, *part.shape) for part in (image, mask))
+    whole, known = (part.to(model.device).expand(count, *part.shape) for part in (image, mask))
     y = Observed(whole, known)
     z = tempered_sample(model.prior(y), generator=torch.Generator().manual_seed(seed))
     images: Tensor = torch.where(known, whole, model.likelihood(z, y).mean)
@@ -71,8 +71,8 @@ def draw_completions(model: CVAE, image: Float[Tensor, "c h w"], seen: str, shar
     Raises:
         ValueError: if the model is not told an observed part, ``seen`` is unknown, or the share is no share.
     """
-    mask = observed_part(seen, share, (image.shape[1], image.shape[2]))
-    images = completed(model, image, mask, 10, seed)
+    image, mask = image.cpu(), observed_part(seen, share, (image.shape[1], image.shape[2]))
+    images = completed(model, image, mask, 10, seed).cpu()
     part = float(mask.float().mean())
     apart = float(images.flatten(1).std(0).mul(~mask.expand_as(image).flatten()).sum())
     alt = (
@@ -91,10 +91,10 @@ def completion_sheet(
     Raises:
         ValueError: as :func:`draw_completions` does.
     """
-    rows = []
+    rows, image = [], image.cpu()
     for share in shares:
         mask = observed_part(seen, share, (image.shape[1], image.shape[2]))
-        rows += [shown(image[None], mask[None]), completed(model, image, mask, count, seed)]
+        rows += [shown(image[None], mask[None]), completed(model, image, mask, count, seed).cpu()]
     alt = (
         f"What the slider of the panel does, a row for each share of the pixels that is seen, {seen}: what is seen, "
         f"the rest grey, and {count} completions, which are the less alike the less is seen."

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cvae_lib._streams import seeded
 from cvae_lib.plots import Fan, Picture, fan_and_end, fans
-from cvae_lib.training import seeded
 from cvae_lib.widgets.panel import Choice, Control, Panel, Slider
 
 # From windows (N, W) and their masks, true where a value is known, to draws of the futures (M, N, T).

@@ -22,6 +22,13 @@ NO_WIDGETS = "This panel stands still here: run `pip install ipywidgets` and res
 class Slider:
     """A number between two ends, moved by mouse or arrow keys.
 
+    Args:
+        label: what it is called beside the control.
+        low: lower end.
+        high: upper end.
+        step: from one position to the next.
+        start: where it stands at first.
+
     Raises:
         ValueError: if the label is empty, or not low <= start <= high with a step above 0.
     """
@@ -57,6 +64,11 @@ class Slider:
 class Choice:
     """One of a few values, chosen from a list.
 
+    Args:
+        label: what it is called beside the control.
+        options: the values.
+        start: the one chosen at first.
+
     Raises:
         ValueError: if the label is empty, or ``start`` is not among the options.
     """
@@ -86,6 +98,10 @@ class Choice:
 class Count:
     """A button whose value is a whole number that grows by 1 with each press: a seed for "another one".
 
+    Args:
+        label: what stands on it.
+        start: the number at first.
+
     Raises:
         ValueError: if the label is empty.
     """
@@ -114,6 +130,10 @@ class Count:
 @dataclass(frozen=True)
 class Text:
     """A line of text, read when Enter is pressed or the box is left.
+
+    Args:
+        label: what it is called beside the control.
+        start: the text at first.
 
     Raises:
         ValueError: if the label is empty.

@@ -45,7 +45,7 @@ def style_directions(
     moves = step * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None]  # (D, 1, D)
     change = model.likelihood(z + moves, y).mean - model.likelihood(z - moves, y).mean  # (D, B, channels, H, W)
     change = change.flatten(2)  # (D, B, pixels)
-    _, vectors = torch.linalg.eigh(torch.einsum("ibp,jbp->ij", change, change).double().cpu())  # ascending
+    _, vectors = torch.linalg.eigh(torch.einsum("ibp,jbp->ij", change, change).cpu().double())  # ascending
     directions = vectors.flip(1).T[:count].to(change)  # (S, D)
     ink = directions @ change.sum((1, 2))  # (S,)
     oriented: Tensor = directions * torch.where(ink < 0, -1.0, 1.0).to(directions)[:, None]
