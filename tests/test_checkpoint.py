@@ -28,6 +28,7 @@ from cvae_lib.training import (
     load_checkpoint,
     save_checkpoint,
 )
+from cvae_lib.training._progress import Interrupts
 
 SETTINGS = {"epochs": 4, "batch_size": 64, "learning_rate": 0.01, "precision": "float32", "device": "cpu"}
 KINDS = {
@@ -163,6 +164,17 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
 
     net, history = run(objective=terms)
     assert history.interrupted and not net.training
+
+
+@pytest.mark.usefixtures("listening")
+def test_a_second_ctrl_c_at_the_edge_of_the_block_leaves_no_handler_behind():
+    """An error on the way into a with-block, or out of it, does not run the block's end."""
+    interrupts = Interrupts().__enter__()
+    signal.raise_signal(signal.SIGINT)
+    assert interrupts.asked
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_interrupt_on_any_line_leaves_model_history_and_checkpoint_whole(tmp_path):
@@ -310,8 +322,9 @@ def test_a_disk_that_is_full_to_the_end_is_an_error_but_the_model_is_there(tmp_p
     old = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr("os.fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     net = model()
-    with pytest.raises(CheckpointError, match="No space left on device.*still whole.*free some space"):
+    with pytest.raises(CheckpointError, match="No space left on device.*still whole.*free some space") as caught:
         fit(net, bars(), **SETTINGS, checkpoint=tmp_path, resume=True)
+    assert caught.value.history is not None and caught.value.history.steps == [4, 8, 12, 16]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
     assert not net.training
 

@@ -504,7 +504,7 @@ def test_nan_is_a_y_that_is_not_known_where_the_condition_says_so(as_users_call)
         fit(other := model(**settings), bars(), steps=3, y=lambda batch, y=y: each(y, lambda part: part[batch.index]))
         assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
     numbers[9, 0] = math.inf
-    with pytest.raises(ValueError, match="not finite in row 9"):
+    with pytest.raises(ValueError, match="row 9 is infinite"):
         fit(model(**told[0]), bars(), steps=1, y=numbers)
     torn.image[11, 0, 2, 0] = math.nan
     with pytest.raises(ValueError, match="not finite in row 11"):
@@ -693,6 +693,17 @@ def test_a_bad_gradient_in_the_midst_of_an_epoch_is_not_saved(tmp_path):
     with pytest.raises(TrainingDiverged, match="step 6"):
         fit(model(), bars(), epochs=3, batch_size=64, objective=terms, checkpoint=tmp_path, checkpoint_every=1)
     assert all(torch.isfinite(p).all() for p in load_checkpoint(tmp_path)[0].parameters())
+
+
+def test_a_run_that_diverges_ends_with_the_best_weights_and_says_so():
+    terms = spoilt(9, lambda found: found._replace(log_likelihood=found.log_likelihood * math.nan))
+    settings = {"batch_size": 64, "schedule": "constant", "precision": "float32"}
+    fit(expected := model(), bars(), steps=4, **settings)
+    worse = iter([1.0, 2.0])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingDiverged, match="step 9,.* epoch 1, the best"):
+        patch.setattr("cvae_lib.training._stopping.mean_loss", lambda *_: next(worse))
+        fit(net := model(), bars(), epochs=3, objective=terms, validation=bars(40), patience=5, **settings)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
 
 
 def test_weights_that_were_bad_before_are_named_as_the_cause():

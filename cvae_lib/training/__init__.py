@@ -219,6 +219,7 @@ def _run(loop: Loop, keeper: Keeper | None) -> None:
     finally:
         loop.finish()
     if keeper is not None and keeper.failure is not None:
+        keeper.failure.history = history
         raise keeper.failure
 
 

@@ -33,7 +33,13 @@ Tensors = dict[str, Tensor]
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing, damaged, of another kind than asked for, or cannot be written."""
+    """A checkpoint is missing, damaged, of another kind than asked for, or cannot be written.
+
+    Attributes:
+        history: of a run that came to its end and could not be saved; None otherwise.
+    """
+
+    history: History | None = None
 
 
 def save_checkpoint(folder: str | Path, model: CVAE, history: History | None = None) -> None:

@@ -222,6 +222,8 @@ class Loop:
             for tensor, kept in zip(self._kept(), self.last_good, strict=True):
                 tensor.copy_(kept)
         since = "from before that step" if whole else f"from the start of epoch {len(self.history) + 1}"
+        if self.watch is not None and self.watch.best:
+            since = f"of epoch {self.watch.best_epoch}, the best"
         self._stop(
             f"{what} at step {step}, so training has stopped with the weights {since}; "
             "try a smaller learning_rate, or clip=1.0."

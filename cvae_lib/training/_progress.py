@@ -93,5 +93,8 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
+            # Given back here already: on its way out this error may miss the end of the with-block.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self.ours = False
             raise KeyboardInterrupt
         self.asked = True
