@@ -54,8 +54,9 @@ class AttributeCondition(Condition):
         y = given(y, f"attributes, {wanted}")
         if not isinstance(y, Tensor) or not y.is_floating_point() or y.shape[1:] != (len(self.names),):
             raise ValueError(f"Attributes must be {wanted}, not {described(y)}.")
-        if can_be_read(y) and bool(torch.isinf(y).any()):
-            raise ValueError("Attributes must be finite, or NaN where not known, and some are infinite.")
+        if can_be_read(y) and bool((infinite := y.isinf().any(1)).any()):
+            row = int(infinite.nonzero()[0])
+            raise ValueError(f"Attributes must be finite, or NaN where not known, and row {row} is infinite.")
         return y
 
     @torch.no_grad()

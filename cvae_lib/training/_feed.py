@@ -45,8 +45,7 @@ class Feed:
         is_read: whether the model's condition is what reads y; an objective of one's own may take y apart before.
 
     Raises:
-        ValueError: if images, classes or conditions do not fit the model, or a condition is not finite where its
-            module gives NaN no meaning.
+        ValueError: if images, classes or conditions do not fit the model, or a condition is not finite.
     """
 
     def __init__(self, model: CVAE, data: ImageSet, y: Conditions = None, is_read: bool = True) -> None:
