@@ -6,15 +6,20 @@ A script of its own, since the shape checks that the tests wrap around every fun
 raises where it would have to split the step; the backend leaves the C++ compiler out, which takes half a minute.
 """
 
+import contextlib
 import functools
+import io
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from cvae_lib.conditions import Observed
+from cvae_lib.data import ImageSet
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms, importance_weighted_bound
+from cvae_lib.training import fit
 
 SMALL = {"num_classes": 3, "latent_dim": 4, "hidden": (16, 16), "image_shape": (1, 28, 28)}
 LABELS = torch.tensor([0, 2, 1, 1, 2, 0])
@@ -67,12 +72,34 @@ def compare(case: str) -> str:
     return "same"
 
 
+def rising_beta() -> str:
+    """Return "same" if training with another beta in each step is compiled twice at most, and gives the same weights.
+
+    With the number itself in the graph it would be compiled anew again and again, and recorded anew on a GPU.
+    """
+    data = ImageSet(torch.arange(28 * 28 * 60).view(60, 1, 28, 28).to(torch.uint8), torch.arange(60) % 3, "stripes")
+    torch._dynamo.reset()
+    counter, plain, found = CompileCounter(), torch.compile, []
+    for how in (False, True):
+        torch.manual_seed(0)
+        net = CVAE(CVAEConfig(**SMALL))
+        torch.compile = functools.partial(plain, backend=counter)
+        with contextlib.redirect_stdout(io.StringIO()):
+            fit(net, data, steps=9, batch_size=20, precision="float32", beta=lambda step: min(1, step / 8), compile=how)
+        found.append(list(net.parameters()))
+    torch.compile = plain
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(theirs, ours)
+    # Two for beta below 1 and at 1, and one for the trial whether there is a compiler.
+    return "same" if counter.frame_count <= 3 else f"compiled {counter.frame_count} times"
+
+
 def main() -> None:
     """Print a line for each model."""
     torch.set_num_threads(1)
-    for case in CASES:
+    for case in [*CASES, "rising beta"]:
         try:
-            print(f"{case}: {compare(case)}", flush=True)
+            print(f"{case}: {rising_beta() if case == 'rising beta' else compare(case)}", flush=True)
         except Exception as error:
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             print(f"{case}: {first}", flush=True)

@@ -24,6 +24,7 @@ from cvae_lib.training._feed import each
 from cvae_lib.training._loop import Loop, Recipe
 from cvae_lib.training._numerics import compiled
 from cvae_lib.training._progress import Interrupts, Progress
+from cvae_lib.training._stopping import measured
 
 
 @pytest.fixture(autouse=True)
@@ -858,8 +859,8 @@ def test_a_step_on_a_gpu_never_waits_for_a_number(monkeypatch, as_users_call):
     recipe = Recipe(0.01, one_cycle, lambda step: 1.0, 0.0, 1.0, 0.9, "float32")
     epochs = SimpleNamespace(dtype=torch.float32, data=SimpleNamespace(name="nothing"))
     alone, budget = Team(0, 1, device), Budget(1, None, None, 10)
-    terms = alone.wrap(elbo_terms, net)
-    loop = Loop(net, terms, epochs, recipe, budget, alone, None, Progress(budget, None, True), Interrupts())
+    measure = alone.wrap(measured(elbo_terms), net)
+    loop = Loop(net, measure, epochs, recipe, budget, alone, None, Progress(budget, None, True), Interrupts())
     loop.optimiser = torch.optim.SGD(net.parameters(), lr=0.1)  # Adam on meta counts its steps with numbers
     loop.step = 1
     x, y = torch.zeros(8, 1, 6, 4, device=device), torch.zeros(8, dtype=torch.int64, device=device)

@@ -64,7 +64,7 @@ class Terms(NamedTuple):
             ValueError: if the floor is negative or the latents do not form that many equal groups.
         """
         if floor == 0 and groups is None:
-            rate = self.rate if beta == 1 else beta * self.rate
+            rate = self.rate if isinstance(beta, int | float) and beta == 1 else beta * self.rate
             return (rate - self.log_likelihood).mean()
         return beta * free_bits(self.kl, floor, groups) - self.log_likelihood.mean()
 

@@ -21,7 +21,7 @@ from cvae_lib.training._keeping import Keeper, called, contents
 from cvae_lib.training._loop import Loop, Recipe, TrainingDiverged
 from cvae_lib.training._numerics import Precision, autocast, compiled
 from cvae_lib.training._progress import Interrupts, Progress
-from cvae_lib.training._stopping import Objective, Watch
+from cvae_lib.training._stopping import Objective, Watch, measured, with_tensor_beta
 
 __all__ = [
     "SCHEDULES",
@@ -188,9 +188,11 @@ def fit(
             # The noise of the whole batch is drawn by a mode that the compiler does not see through.
             progress.say("torch.compile is not used with several processes; training runs uncompiled.")
             compile = False
-        kind = str(model.config)
-        terms = us.wrap(compiled(objective or elbo_terms, compile, us.device, progress.say, kind), model)
-        loop = Loop(model, terms, feed, recipe, budget, us, watch, progress, interrupts)
+        kind = f"{model.config} {called(objective)}"
+        measure = compiled(measured(objective or elbo_terms), compile, us.device, progress.say, kind)
+        if compile:
+            measure = with_tensor_beta(measure)
+        loop = Loop(model, us.wrap(measure, model), feed, recipe, budget, us, watch, progress, interrupts)
         if keeper is not None:
             keeper.begin(loop, resume)
         model.train()

@@ -1,6 +1,7 @@
 """Several processes under ``torchrun``: who takes which rows of a batch, and how they agree."""
 
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -109,24 +110,24 @@ class Team:
             for tensor in [*model.parameters(), *model.buffers()]:
                 dist.broadcast(tensor.detach(), src=0)
 
-    def wrap(self, terms: Callable[..., Any], model: nn.Module) -> Callable[..., Any]:
-        """Return ``terms(model, x, y)`` as a function of (x, y), whose gradients are averaged over the processes."""
+    def wrap(self, measure: Callable[..., Any], model: nn.Module) -> Callable[..., Any]:
+        """Return ``measure(model, ...)`` as a function of the rest, with gradients averaged over the processes."""
         if self.size == 1:
-            return lambda x, y: terms(model, x, y)
+            return functools.partial(measure, model)
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Parameters that a model does not use in its loss are allowed, as they are with one process.
-        return nn.parallel.DistributedDataParallel(_Terms(terms, model), device_ids=ids, static_graph=True)
+        return nn.parallel.DistributedDataParallel(_Measure(measure, model), device_ids=ids, static_graph=True)
 
 
-class _Terms(nn.Module):
-    """A module whose forward computes the terms of the loss, which is what DistributedDataParallel wraps."""
+class _Measure(nn.Module):
+    """A module whose forward computes the loss, which is what DistributedDataParallel wraps."""
 
-    def __init__(self, terms: Callable[..., Any], model: nn.Module) -> None:
+    def __init__(self, measure: Callable[..., Any], model: nn.Module) -> None:
         super().__init__()
-        self.terms, self.model = terms, model
+        self.measure, self.model = measure, model
 
-    def forward(self, x: Tensor, y: Any) -> Any:
-        return self.terms(self.model, x, y)
+    def forward(self, *batch: Any) -> Any:
+        return self.measure(self.model, *batch)
 
 
 _GROUPS = itertools.count()

@@ -20,7 +20,7 @@ from cvae_lib.training._feed import Epochs, blame
 from cvae_lib.training._history import History
 from cvae_lib.training._numerics import Precision, asks, autocast
 from cvae_lib.training._progress import Interrupts, Progress
-from cvae_lib.training._stopping import Watch, floats, terms_of
+from cvae_lib.training._stopping import Watch, floats
 
 LISTENS = 50  # steps after which processes on GPUs ask each other about Ctrl-C, for which they all have to wait
 
@@ -63,7 +63,7 @@ class Loop:
     def __init__(
         self,
         model: CVAE,
-        terms: Callable[[Tensor, Any], Any],
+        measure: Callable[[Tensor, Any, Any], tuple[Tensor, Tensor]],
         epochs: Epochs,
         recipe: Recipe,
         budget: Budget,
@@ -72,7 +72,7 @@ class Loop:
         progress: Progress,
         interrupts: Interrupts,
     ) -> None:
-        self.model, self.terms, self.epochs, self.recipe = model, terms, epochs, recipe
+        self.model, self.measure, self.epochs, self.recipe = model, measure, epochs, recipe
         self.budget, self.team, self.watch = budget, team, watch
         self.progress, self.interrupts = progress, interrupts
         device = model.device
@@ -167,8 +167,7 @@ class Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with GlobalDraws(share) if several else contextlib.nullcontext(), self.autocast:
-            terms = terms_of(self.terms(x, y), len(x), "objective")
-        loss = terms.loss(beta)
+            loss, means = self.measure(x, y, beta)
         if not loss.requires_grad:
             raise ValueError(
                 "The loss depends on no weight that is trained, so there is nothing to follow downhill; "
@@ -190,9 +189,7 @@ class Loop:
         if self.average is not None and recipe.ema is not None:
             decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
             get_ema_multi_avg_fn(decay)(self.averaged, self.live, self.step)
-        with torch.no_grad():
-            rows = len(x) if share.weight else 0
-            self.sums += torch.stack([loss, -terms.log_likelihood.mean(), terms.rate.mean()]) * rows
+        self.sums += means * (len(x) if share.weight else 0)
 
     def _ask(self, loss: Tensor, x: Tensor, batch: Batch) -> None:
         """Stop here and now if the loss is not finite, in every process if it is so in one."""

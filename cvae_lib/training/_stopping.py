@@ -21,6 +21,7 @@ ROWS = 1000  # images judged at a time
 
 
 Objective = Callable[[CVAE, Tensor, Any], Terms | Tensor]
+Measure = Callable[[CVAE, Tensor, Any, Any], tuple[Tensor, Tensor]]  # from a model, x, y and beta
 
 
 def terms_of(found: Any, rows: int, what: str) -> Terms:
@@ -40,6 +41,32 @@ def terms_of(found: Any, rows: int, what: str) -> Terms:
             "and leave the mean over images to fit."
         )
     return found
+
+
+def measured(objective: Objective) -> Measure:
+    """Return a function of (model, x, y, beta) that gives the loss of a batch, and what the history adds up.
+
+    That is loss, distortion and rate, shape (3,), nats per image. One function, so that one graph can hold all of it.
+    """
+
+    def measure(model: CVAE, x: Tensor, y: Any, beta: Any) -> tuple[Tensor, Tensor]:
+        terms = terms_of(objective(model, x, y), len(x), "objective")
+        loss = terms.loss(beta)
+        with torch.no_grad():
+            return loss, torch.stack([loss, -terms.log_likelihood.mean(), terms.rate.mean()])
+
+    return measure
+
+
+def with_tensor_beta(measure: Measure) -> Measure:
+    """Return the same with beta as a tensor, but where it is 1: for each new number a graph would be made anew."""
+
+    def measure_it(model: CVAE, x: Tensor, y: Any, beta: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(beta, int | float) and beta != 1:
+            beta = torch.tensor(beta, dtype=x.dtype, device=x.device)
+        return measure(model, x, y, beta)
+
+    return measure_it
 
 
 @torch.no_grad()
