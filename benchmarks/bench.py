@@ -188,7 +188,7 @@ def main() -> int:
             "torch": torch.__version__.split("+")[0],
         },
         "throughput": throughput(device, rounds, [0, 1] if device.type == "cpu" else [1, 4, 8, 16]),
-        "utilisation": utilisation(device, 1 if options.quick else 25),
+        "utilisation": utilisation(device, 1 if options.quick else 15),
         "likelihood": likelihood_speed(device),
         "time_to_90_nats": [] if options.quick else [time_to(90.0, device)],
     }
