@@ -1,33 +1,16 @@
 """What the benchmark counts and compares: operations by torch's own counter, a floor that does the same products."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
+import shares
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvae_lib.model import CVAE
 from cvae_lib.objective import elbo_terms
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def shares():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("shares", BENCHMARKS / "shares.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
-
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_operations_are_what_torch_counts(shares, which):
+def test_operations_are_what_torch_counts(which):
     _, config, settings = shares.MODELS[which]
     batch = settings["batch_size"]
     model = CVAE(config)
@@ -38,7 +21,7 @@ def test_operations_are_what_torch_counts(shares, which):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_the_floor_does_a_steps_products_and_never_runs_away(shares, which):
+def test_the_floor_does_a_steps_products_and_never_runs_away(which):
     _, config, _ = shares.MODELS[which]
     model = CVAE(config)
     floor = shares.Floor(model, 8, torch.device("cpu"), torch.float32)

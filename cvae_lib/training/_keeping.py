@@ -161,7 +161,7 @@ def restore(loop: Loop, facts: dict[str, Any], tensors: dict[str, Tensor], folde
             )
     if not 0 <= facts["position"] <= len(loop.epochs) or facts["step"] < facts["position"] or facts["seen"] < 0:
         raise ValueError(f"step {facts['step']!r}, position {facts['position']!r}")
-    files.load_weights(loop.model, files.stripped("model", tensors), folder)
+    files.load_weights(loop.model, weights, folder)
     if loop.average is not None:
         files.load_weights(loop.average, files.stripped("ema", tensors), folder)
     moments = {}
