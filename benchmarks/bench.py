@@ -86,11 +86,11 @@ def throughput(device: torch.device, rounds: int, workers: list[int]) -> list[di
         )
         name = f"plain PyTorch, {count} workers"
         contestants[name] = lambda m=model, o=optimiser, d=loader: baseline_epoch(m, o, d, device)  # type: ignore[misc]
-    graphs = ["", "reduce-overhead"] if device.type == "cuda" else [""]
-    for precision, graph in ((p, g) for p in ("float32", "auto") for g in graphs):
+    mode, label = ("reduce-overhead", ", CUDA graphs") if device.type == "cuda" else ("default", ", compiled")
+    for precision, graph in ((p, g) for p in ("float32", "auto") for g in ("", mode)):
         ours = CVAE(CVAEConfig(num_classes=0, latent_dim=20, hidden=(400,)))
         settings: dict[str, Any] = {"precision": precision, "compile": graph or False, "device": device}
-        contestants[f"fit, {precision}{graph and ', CUDA graphs'}"] = lambda m=ours, s=settings: fit(  # type: ignore[misc]
+        contestants[f"fit, {precision}{label if graph else ''}"] = lambda m=ours, s=settings: fit(  # type: ignore[misc]
             m, train, epochs=1, batch_size=BATCH, pixels="grey", log_every=10**6, **s
         )
     times: dict[str, list[float]] = {name: [] for name in contestants}

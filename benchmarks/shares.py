@@ -3,14 +3,16 @@
 Three things are measured in turn, over and over, each for a second at most:
 
 - the rate of large matrix products, the machine's own;
-- the floor of a step: its products in their own sizes and Adam, in buffers that are never made anew, and nothing else.
-  No loop with these products can be quicker;
+- the floor of a step: its products in their own sizes and Adam, in buffers that are never made anew, and nothing else;
 - ``fit``, as it is and through ``torch.compile``.
 
 The floor says in which state the machine was. Two cores of a rented machine share a cache at one time and not at
-another: then each product fetches what the other core has just written from far away, while large products, which
-read the same numbers again and again, are as quick as before. A share is therefore given twice: over all rounds,
-and over the calm ones, before and after which the floor was near its best. The floor chooses them, not the share.
+another: then each fetches what the other has just written from far away, while large products, which read the same
+numbers again and again, are as quick as before. The floor is the usual one, in which any core reads any weight and
+Adam has to take them back, because that is what shows the state; through ``torch.compile``, ``fit`` multiplies by rows
+(``cvae_lib/training/_rows.py``) and can then be quicker than this floor. A share is therefore given twice: over all
+rounds, and over the calm ones, before and after which the floor was near its best. The floor chooses them, not the
+share.
 """
 
 import contextlib
@@ -61,7 +63,7 @@ def operations_per_image(model: CVAE) -> int:
 
 
 class Floor:
-    """The products of a training step and Adam, and nothing else: no model, no autograd, no memory made anew."""
+    """The usual products of a training step and Adam, and nothing else: no model, no autograd, no memory made anew."""
 
     def __init__(self, model: CVAE, batch: int, device: torch.device, dtype: torch.dtype) -> None:
         layers = layers_of(model)

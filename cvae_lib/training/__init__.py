@@ -21,6 +21,7 @@ from cvae_lib.training._keeping import Keeper, called, contents
 from cvae_lib.training._loop import Loop, Recipe, TrainingDiverged
 from cvae_lib.training._numerics import Precision, autocast, compiled
 from cvae_lib.training._progress import Interrupts, Progress
+from cvae_lib.training._rows import blocks_for
 from cvae_lib.training._stopping import Objective, Watch, measured, with_tensor_beta
 
 __all__ = [
@@ -105,8 +106,8 @@ def fit(
         criterion: what validation measures instead of the ELBO, in the form of ``objective``.
         pixels: ``stochastic`` (a new binarisation each time), ``grey`` or ``threshold``.
         precision: ``auto`` (bf16 where the hardware has it), ``float32`` or ``bf16``.
-        compile: True, or a mode of ``torch.compile``; its random numbers are others. Says so where there is no
-            compiler, or several processes, and does without.
+        compile: True, or a mode of ``torch.compile``; its random numbers are others, and on a CPU each core keeps its
+            rows of the weights. Says so where there is no compiler, or several processes, and does without.
         device: ``auto`` is what ``COURSE_DEVICE`` says, else CUDA, then MPS, then CPU.
         seed: fixes order, pixels and latent noise; the caller's random stream is left alone.
         checkpoint: a folder for the whole state of the run, see :func:`load_checkpoint`. Every process must see it.
@@ -189,7 +190,8 @@ def fit(
             progress.say("torch.compile is not used with several processes; training runs uncompiled.")
             compile = False
         kind = f"{model.config} {called(objective)}"
-        measure = compiled(measured(objective or elbo_terms), compile, us.device, progress.say, kind)
+        blocks = blocks_for(model) if us.device.type == "cpu" else 1
+        measure = compiled(measured(objective or elbo_terms), compile, us.device, progress.say, kind, blocks)
         if compile:
             measure = with_tensor_beta(measure)
         loop = Loop(model, us.wrap(measure, model), feed, recipe, budget, us, watch, progress, interrupts)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from cvae_lib import course
+from cvae_lib.training._rows import by_rows
 
 Precision = Literal["auto", "float32", "bf16"]
 
@@ -44,6 +45,7 @@ def compiled(
     device: torch.device,
     say: Callable[[str], object] = print,
     kind: str = "",
+    blocks: int = 1,
 ) -> Callable[..., Any]:
     """Return ``function`` through ``torch.compile``, or as it is, with a sentence why, where that cannot work.
 
@@ -53,6 +55,7 @@ def compiled(
         device: where it will run. One small kernel is built there first, to see whether there is a compiler.
         say: what the sentence is passed to.
         kind: of model that it is compiled for; those of one kind share what was built, those of others do not meet it.
+        blocks: into how many blocks of rows its linear layers are cut, see :mod:`cvae_lib.training._rows`.
 
     Raises:
         ValueError: if ``how`` is neither a bool nor a mode.
@@ -68,7 +71,7 @@ def compiled(
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         say(f"torch.compile cannot build a kernel here ({reason[:150]}), so training runs uncompiled.")
         return function
-    made: Callable[..., Any] = torch.compile(_apart(function, kind), mode=mode)
+    made: Callable[..., Any] = torch.compile(_apart(by_rows(function, blocks), kind), mode=mode)
     return made
 
 
