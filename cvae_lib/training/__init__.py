@@ -113,7 +113,8 @@ def fit(
         checkpoint: a folder for the whole state of the run, see :func:`load_checkpoint`. Every process must see it.
         checkpoint_every: steps from one checkpoint to the next; every epoch if None, and always at the end.
         resume: go on from the checkpoint in the folder, if there is one; on the CPU in float32, with as many threads,
-            this gives the very bits of a run that was never stopped. Data and settings must be the same, functions
+            this gives the very bits of a run that was never stopped (but for rounding where a learned embedding is
+            compiled: threads then add its gradient up in any order). Data and settings must be the same, functions
             are known by their names; a budget may have grown, and the schedule then follows the new one.
         log_every: print a line every so many epochs where nobody watches; about eight lines by default.
 
