@@ -57,6 +57,18 @@ def test_gradients_by_finite_differences():
     x, weight = drawn(3, 5), drawn(8, 5)
     assert torch.autograd.gradcheck(lambda x, w: LinearByRows.apply(x, w, 2), (x, weight))
     assert torch.autograd.gradcheck(lambda w: LinearByRows.apply(x.detach(), w, 4), (weight,))
+    assert torch.autograd.gradcheck(lambda x: LinearByRows.apply(x, weight.detach(), 4), (x,))
+    assert torch.autograd.gradgradcheck(lambda x, w: LinearByRows.apply(x, w, 2), (x, weight))
+
+
+def test_an_objective_may_map_over_draws():
+    x, weight, bias = drawn(5, 3, 6), drawn(8, 6), drawn(8)
+    with ByRows(2):
+        ours = torch.vmap(lambda x: F.linear(x, weight, bias))(x)
+        through = torch.func.grad(lambda w: torch.vmap(lambda x: F.linear(x, w))(x).square().sum())(weight)
+    torch.testing.assert_close(ours, F.linear(x, weight, bias), rtol=1e-13, atol=1e-13)
+    theirs = torch.autograd.grad(F.linear(x, weight).square().sum(), weight)[0]
+    torch.testing.assert_close(through, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_no_weight_and_no_gradient_of_one_is_copied():

@@ -19,7 +19,7 @@ from cvae_lib.training._feed import Conditions, Epochs, Feed
 from cvae_lib.training._history import History
 from cvae_lib.training._keeping import Keeper, called, contents
 from cvae_lib.training._loop import Loop, Recipe, TrainingDiverged
-from cvae_lib.training._numerics import Precision, autocast, compiled
+from cvae_lib.training._numerics import Precision, autocast, compiled, repeatable
 from cvae_lib.training._progress import Interrupts, Progress
 from cvae_lib.training._rows import blocks_for
 from cvae_lib.training._stopping import Objective, Watch, measured, with_tensor_beta
@@ -113,8 +113,7 @@ def fit(
         checkpoint: a folder for the whole state of the run, see :func:`load_checkpoint`. Every process must see it.
         checkpoint_every: steps from one checkpoint to the next; every epoch if None, and always at the end.
         resume: go on from the checkpoint in the folder, if there is one; on the CPU in float32, with as many threads,
-            this gives the very bits of a run that was never stopped (but for rounding where a learned embedding is
-            compiled: threads then add its gradient up in any order). Data and settings must be the same, functions
+            this gives the very bits of a run that was never stopped. Data and settings must be the same, functions
             are known by their names; a budget may have grown, and the schedule then follows the new one.
         log_every: print a line every so many epochs where nobody watches; about eight lines by default.
 
@@ -199,7 +198,8 @@ def fit(
         if keeper is not None:
             keeper.begin(loop, resume)
         model.train()
-        _run(loop, keeper)
+        with repeatable(bool(compile) and us.device.type == "cpu"):
+            _run(loop, keeper)
     return loop.history
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any, Literal
 
@@ -37,6 +37,28 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 def asks(device: torch.device) -> bool:
     """Say whether the loss is looked at in every step, or only once in an epoch because looking is dear."""
     return device.type != "cuda"
+
+
+@contextlib.contextmanager
+def repeatable(wanted: bool = True) -> Iterator[None]:
+    """Have gradients of look-ups, such as learned embeddings, added up in one order; the former state afterwards.
+
+    A compiled step on a CPU would add them up in the order in which its threads come by.
+    """
+    if not wanted:
+        yield
+        return
+    was_on = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=only_warned or not was_on)
+        memory.fill_uninitialized_memory = was_on and filled  # it would only cost time
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_on, warn_only=only_warned)
+        memory.fill_uninitialized_memory = filled
 
 
 def compiled(

@@ -25,6 +25,8 @@ class LinearByRows(torch.autograd.Function):
     :math:`y_c = x W_c^\top`, for :math:`\partial W_c = g_c^\top x` and for :math:`\partial x = \sum_c g_c W_c`.
     """
 
+    generate_vmap_rule = True  # an objective of one's own may map over draws
+
     @staticmethod
     def forward(x: Float[Tensor, "b i"], weight: Float[Tensor, "o i"], blocks: int) -> Float[Tensor, "b o"]:
         """Return y without b; stored feature by feature, as the blocks come."""
@@ -38,14 +40,16 @@ class LinearByRows(torch.autograd.Function):
         ctx.blocks = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, g: Float[Tensor, "b o"]) -> tuple[Tensor | None, Tensor, None]:
-        """Return the gradients with respect to x, if anybody asks for it, and to the weight."""
+    def backward(ctx: Any, g: Float[Tensor, "b o"]) -> tuple[Tensor | None, Tensor | None, None]:
+        """Return the gradients with respect to x and to the weight, where anybody asks for them."""
         x, weight = ctx.saved_tensors
         own = g.mT.unflatten(0, (ctx.blocks, -1))  # (c, o / c, b)
-        of_weight = torch.bmm(own, x.expand(ctx.blocks, -1, -1)).flatten(0, 1)
-        if not ctx.needs_input_grad[0]:
-            return None, of_weight, None
-        return torch.bmm(own.mT, weight.unflatten(0, (ctx.blocks, -1))).sum(0), of_weight, None
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = torch.bmm(own.mT, weight.unflatten(0, (ctx.blocks, -1))).sum(0)
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.bmm(own, x.expand(ctx.blocks, -1, -1)).flatten(0, 1)
+        return of_x, of_weight, None
 
 
 class ByRows(TorchFunctionMode):
