@@ -116,7 +116,7 @@ def folder(value: Any) -> Path:
     Raises:
         ValueError: if it is none.
     """
-    if not isinstance(value, str | os.PathLike) or not str(value):
+    if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
         raise ValueError(f"checkpoint must be a folder, as text or path, not {reprlib.repr(value)}.")
     return Path(value).expanduser()
 

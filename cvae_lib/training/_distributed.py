@@ -162,12 +162,14 @@ def team(device: str | torch.device) -> Iterator[Team]:
     lasts: nccl on CUDA, gloo elsewhere.
 
     Raises:
-        ValueError: if there is no such device, or none for each process.
+        ValueError: if there is no such device, none for each process, or one without numbers.
     """
     several = dist.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     ready = dist.is_available() and dist.is_initialized()
     chosen = course.pick_device(device)
     if not (several or ready):
+        if chosen.type == "meta":
+            raise ValueError("The meta device holds no numbers, so nothing can be trained there; pass device='cpu'.")
         yield Team(0, 1, chosen)
         return
     if chosen.type not in ("cpu", "cuda"):

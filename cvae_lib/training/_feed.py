@@ -68,6 +68,8 @@ class Feed:
                 f"batch, not {described(y)}; a vocabulary's encode() makes a tensor of captions."
             )
         for values in tensors_in(y):
+            if values.layout != torch.strided:
+                raise ValueError("y must be dense, and holds a sparse tensor; pass y.to_dense().")
             count = len(values) if values.ndim else "no rows at all"
             if count != len(data):
                 raise ValueError(f"y must have a row for each of the {len(data)} images, and has {count}.")
