@@ -174,6 +174,19 @@ def test_means_and_draws_belong_to_the_probabilities(name):
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
+def test_autocast_rounds_neither_means_nor_log_probabilities(name):
+    module = likelihood(name)
+    out, x = output(module, 2, dtype=torch.float32), pixels(2, 2, 3, 2, levels=2).float()
+    exact = module.double()(out.double())
+    module.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        p = module(out)
+        mean, log_p = p.mean, p.log_prob(x)
+    torch.testing.assert_close(mean, exact.mean, check_dtype=False, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(log_p, exact.log_prob(x.double()), check_dtype=False, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
 def test_gradients_are_right_and_devices_and_dtypes_are_followed(name):
     module = likelihood(name, 5).double()
     x = pixels(2, 2, 3, 2, levels=DISCRETE.get(name, 5) if name != "logistic" else 5)

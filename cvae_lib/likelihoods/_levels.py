@@ -108,7 +108,8 @@ class CategoricalLevel(Distribution):
     def mean(self) -> Float[Tensor, "*shape"]:
         """The mean of the levels."""
         grid = torch.linspace(0, 1, self.levels, device=self.logits.device, dtype=self.logits.dtype)
-        mean: Tensor = self.logits.softmax(-1) @ grid
+        # Not as a matrix product: autocast would round the probabilities to bfloat16.
+        mean: Tensor = (self.logits.softmax(-1) * grid).sum(-1)
         return mean
 
     @torch.no_grad()
