@@ -32,7 +32,7 @@ HIDDEN = """
 import sys as _sys
 for _name in [_name for _name in _sys.modules if _name.split(".")[0] == "cvae_lib"]:
     del _sys.modules[_name]
-from cvae_lib.checks import grade as _grade
+from cvae_lib.course.checks import grade as _grade
 _grade("{number}", {answers}, edition={edition})
 ### END HIDDEN TESTS
 """

@@ -15,7 +15,7 @@ import jupytext
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = ROOT / "authoring" / "measured.json"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-GIVEN = runpy.run_path(str(ROOT / "cvae_lib" / "checks" / "_given.py"))  # without the library around it
+GIVEN = runpy.run_path(str(ROOT / "cvae_lib" / "course" / "checks" / "_given.py"))  # without the library around it
 BLANK = 'raise NotImplementedError("your code here")'
 MARKER = re.compile(r"^\s*### (BEGIN|END) (SOLUTION|HIDDEN TESTS)\s*$")
 STUB = re.compile(r"^\w+(, \w+)* = \.\.\.(, \.\.\.)*( +#.*)?$")
@@ -96,7 +96,7 @@ def numbered(text: str, where: str, edition: int = 0) -> str:
         number, name = f"{match['chapter']}.{match['place']}", match["name"]
         written = GIVEN["written"](number, edition) if number in GIVEN["PUBLISHED"] else {}
         if name not in written:
-            raise SourceError(f"{where}: {match[0]} is not given; add it to cvae_lib/checks/_given.py")
+            raise SourceError(f"{where}: {match[0]} is not given; add it to cvae_lib/course/checks/_given.py")
         return str(written[name])
 
     what = r"(?P<chapter>\d+){}(?P<place>\d+){}(?P<name>\w+)"

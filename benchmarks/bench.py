@@ -1,19 +1,23 @@
-"""Speed against the loop everybody writes, side by side in one run on one machine.
+"""Speed against the loops everybody writes, side by side in one run on one machine.
 
-    make bench                                   # prints the table, writes benchmarks/results/<device>.json
-    .venv/bin/python benchmarks/bench.py --quick # a rehearsal: short runs, nothing written
+    make bench                                      # prints the tables, writes benchmarks/results/<device>.json
+    .venv/bin/python benchmarks/bench.py --compile  # with compiled steps too, which take a minute to compile
+    .venv/bin/python benchmarks/bench.py --quick    # a rehearsal: short runs, nothing written
 
-1. training throughput: the 784-400-20 VAE, batch 128, plain PyTorch with a DataLoader against ``fit``;
-2. share of this machine's measured matrix-product rate that ``fit`` reaches, and where the rest goes;
-3. seconds to a test log-likelihood of -90 nats;
-4. importance-sampled likelihood: decoded images a second, and peak memory against K.
+1. training: the 784-400-20 VAE, batch 128, plain PyTorch with a DataLoader against ``fit``;
+2. likelihood: importance sampling with K = 100, one decoder pass for each sample against ``log_likelihood``; and the
+   peak memory of the latter as K grows;
+3. seconds to a test log-likelihood of -90 nats.
 
-Runs alternate between the contestants, ratios are taken round by round, and their median counts: a busy neighbour then
-disturbs both sides alike. What the second measures in each round stands in ``shares.py``.
+Contestants take turns for five rounds, after one that warms up, and a ratio compares two times of the same round: a
+busy neighbour then disturbs both sides alike. Of the five ratios the slowest, the fastest and the median are given.
 """
 
 import argparse
+import contextlib
+import io
 import json
+import math
 import platform
 import resource
 import statistics
@@ -25,18 +29,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from shares import utilisation
 from timing import seconds, table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from cvae_lib import course, data, evaluation
-from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.training import fit
+from cvae_lib import CVAE, CVAEConfig, data, fit, log_likelihood
+from cvae_lib.environment import data_root, pick_device
 
 RESULTS = Path(__file__).parent / "results"
-BATCH = 128
+BATCH, ROUNDS, SAMPLES = 128, 5, 100
 
 
 class ExampleVAE(nn.Module):
@@ -48,6 +50,7 @@ class ExampleVAE(nn.Module):
         self.unfold, self.out = nn.Linear(20, 400), nn.Linear(400, 784)
 
     def loss(self, x: Tensor) -> Tensor:
+        """Return minus the ELBO, nats per image, of grey images x of shape (B, 784)."""
         h = F.silu(self.hidden(x))
         mean, log_variance = self.mean(h), self.log_variance(h)
         z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
@@ -57,7 +60,7 @@ class ExampleVAE(nn.Module):
         return (distortion + rate) / len(x)
 
 
-def baseline_epoch(model: ExampleVAE, optimiser: torch.optim.Optimizer, loader: Any, device: torch.device) -> None:
+def plain_epoch(model: ExampleVAE, optimiser: torch.optim.Optimizer, loader: Any, device: torch.device) -> None:
     """Train for one pass the way the example does."""
     for images, _ in loader:
         optimiser.zero_grad()
@@ -66,18 +69,54 @@ def baseline_epoch(model: ExampleVAE, optimiser: torch.optim.Optimizer, loader: 
         optimiser.step()
 
 
-def throughput(device: torch.device, rounds: int, workers: list[int]) -> list[dict[str, Any]]:
-    """Compare images per second of the example's loop and of ``fit``, grey pixels and the same sizes for both."""
+@torch.no_grad()
+def plain_log_likelihood(model: CVAE, images: data.ImageSet, samples: int) -> Tensor:
+    """Estimate log p(x|y) of every image as the formula reads: one decoder pass for each sample of each batch."""
+    found = []
+    for x, y, _ in images.batches(BATCH, pixels="stochastic", shuffle=False):
+        q, p = model.posterior(x, y), model.prior(y, batch=len(x))
+        weights = []
+        for _ in range(samples):
+            z = q.sample()
+            weights.append(model.likelihood(z, y).log_prob(x) + p.log_prob(z) - q.log_prob(z))
+        found.append(torch.stack(weights).logsumexp(0) - math.log(samples))
+    return torch.cat(found)
+
+
+def race(contestants: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds that each contestant took in each round."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, work in contestants.items():
+            with contextlib.redirect_stdout(io.StringIO()):
+                took = seconds(work, device)
+            if turn:  # the first round warms up, and compiles
+                times[name].append(took)
+    return times
+
+
+def ratios(times: dict[str, list[float]], plain: str, items: int, unit: str) -> list[dict[str, Any]]:
+    """Return a row for each contestant: items a second, and how many times as fast as the plain one it was."""
+    rows = []
+    for name, values in times.items():
+        quicker = [theirs / ours for ours, theirs in zip(values, times[plain], strict=True)]
+        row = {"what": name, f"{unit}_per_second": round(items / statistics.median(values))}
+        row |= {"slowest": round(min(quicker), 2), "fastest": round(max(quicker), 2)}
+        row["median"] = round(statistics.median(quicker), 2)
+        rows.append(row)
+    return rows
+
+
+def training(device: torch.device, rounds: int, workers: list[int], compiled: bool) -> list[dict[str, Any]]:
+    """Compare images per second of the example's loop and of ``fit``: grey pixels and the same sizes for both."""
     train = data.mnist("train", device=device)
-    folder = course.data_root()
     torch.manual_seed(0)
     contestants: dict[str, Callable[[], object]] = {}
     for count in workers:
         model = ExampleVAE().to(device)
         optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-        source = datasets.MNIST(folder, train=True, transform=transforms.ToTensor())
         loader = DataLoader(
-            source,
+            datasets.MNIST(data_root(), train=True, transform=transforms.ToTensor()),
             BATCH,
             shuffle=True,
             num_workers=count,
@@ -85,32 +124,50 @@ def throughput(device: torch.device, rounds: int, workers: list[int]) -> list[di
             pin_memory=device.type == "cuda",
         )
         name = f"plain PyTorch, {count} workers"
-        contestants[name] = lambda m=model, o=optimiser, d=loader: baseline_epoch(m, o, d, device)  # type: ignore[misc]
-    mode, label = ("reduce-overhead", ", CUDA graphs") if device.type == "cuda" else ("default", ", compiled")
-    for precision, graph in ((p, g) for p in ("float32", "auto") for g in ("", mode)):
-        ours = CVAE(CVAEConfig(num_classes=0, latent_dim=20, hidden=(400,)))
-        settings: dict[str, Any] = {"precision": precision, "compile": graph or False, "device": device}
-        contestants[f"fit, {precision}{label if graph else ''}"] = lambda m=ours, s=settings: fit(  # type: ignore[misc]
-            m, train, epochs=1, batch_size=BATCH, pixels="grey", log_every=10**6, **s
-        )
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
-        for name, work in contestants.items():
-            took = seconds(work, device)
-            if turn:  # the first round warms up
-                times[name].append(took)
-    rates = {name: len(train) / statistics.median(values) for name, values in times.items()}
-    best = max((name for name in rates if name.startswith("plain")), key=rates.__getitem__)
-    return [
-        {
-            "what": name,
-            "images_per_second": round(rate),
-            "ratio_to_best_plain": round(
-                statistics.median(b / a for a, b in zip(times[name], times[best], strict=True)), 2
-            ),
-        }
-        for name, rate in rates.items()
-    ]
+        contestants[name] = lambda m=model, o=optimiser, d=loader: plain_epoch(m, o, d, device)  # type: ignore[misc]
+    for precision in ("float32", "auto"):
+        for graph in (False, True) if compiled else (False,):
+            ours = CVAE(CVAEConfig(num_classes=0, latent_dim=20, hidden=(400,), pixels="grey"))
+            settings: dict[str, Any] = {"precision": precision, "compile": graph, "device": device}
+            contestants[f"fit, {precision}{', compiled' if graph else ''}"] = lambda m=ours, s=settings: fit(  # type: ignore[misc]
+                m, train, epochs=1, batch_size=BATCH, **s
+            )
+    times = race(contestants, device, rounds)
+    best = min((name for name in times if name.startswith("plain")), key=lambda name: statistics.median(times[name]))
+    return ratios(times, best, len(train), "images")
+
+
+def likelihood(device: torch.device, rounds: int) -> list[dict[str, Any]]:
+    """Compare decoded images per second of importance sampling in a plain loop and in the library."""
+    torch.manual_seed(0)
+    test = data.mnist("test", device=device).subset(slice(1000))
+    model = CVAE(CVAEConfig()).to(device).eval()
+    contestants: dict[str, Callable[[], object]] = {
+        "a pass for each sample": lambda: plain_log_likelihood(model, test, SAMPLES),
+        "log_likelihood": lambda: log_likelihood(model, test, samples=SAMPLES),
+    }
+    times = race(contestants, device, rounds)
+    return ratios(times, "a pass for each sample", len(test) * SAMPLES, "decoded")
+
+
+def memory(device: torch.device) -> list[dict[str, Any]]:
+    """Measure the peak memory of importance sampling, each K in a process of its own."""
+    rows = []
+    for samples in (10, 100, 1000):
+        command = [sys.executable, __file__, "--memory", str(samples), "--device", str(device)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        rows.append({"what": f"log_likelihood, K = {samples}", "peak_mb": int(done.stdout.split()[-1])})
+    return rows
+
+
+def peak(samples: int, device: torch.device) -> int:
+    """Return the peak memory of this process, in MiB, after one run of importance sampling."""
+    test = data.mnist("test", device=device).subset(slice(max(100, 20_000 // samples)))
+    log_likelihood(CVAE(CVAEConfig()).to(device), test, samples=samples)
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return round(kibibytes / 1024)
 
 
 def time_to(target: float, device: torch.device) -> dict[str, Any]:
@@ -119,67 +176,34 @@ def time_to(target: float, device: torch.device) -> dict[str, Any]:
     for epochs in (8, 10, 12, 16, 24, 32):
         torch.manual_seed(0)
         model = CVAE(CVAEConfig(num_classes=0))
-        took = seconds(
-            lambda m=model, e=epochs: fit(  # type: ignore[misc]
-                m, train, epochs=e, learning_rate=4e-3, device=device, log_every=10**6
-            ),
-            device,
-        )
-        nll = -evaluation.log_likelihood(model, test, samples=100).mean
+        with contextlib.redirect_stdout(io.StringIO()):
+            took = seconds(lambda m=model, e=epochs: fit(m, train, epochs=e, learning_rate=4e-3, device=device), device)  # type: ignore[misc]
+        nll = -log_likelihood(model, test, samples=SAMPLES).mean
         if nll <= target:
-            return {
-                "what": f"VAE, K = 100, to {target:g} nats",
-                "epochs": epochs,
-                "seconds": round(took, 1),
-                "reached": round(nll, 2),
-            }
-    return {"what": f"VAE to {target:g} nats", "epochs": None, "seconds": None, "reached": round(nll, 2)}
-
-
-def likelihood_speed(device: torch.device) -> list[dict[str, Any]]:
-    """Time the importance sampler and its peak memory, each K in a process of its own."""
-    rows = []
-    for samples in (10, 100, 1000):
-        done = subprocess.run(
-            [sys.executable, __file__, "--likelihood", str(samples), "--device", str(device)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-    return rows
-
-
-def likelihood_once(samples: int, device: torch.device) -> None:
-    """Print rate and peak memory of one importance-sampling run as JSON; for :func:`likelihood_speed`."""
-    torch.manual_seed(0)
-    test = data.mnist("test", device=device).subset(slice(max(100, 20_000 // samples)))
-    model = CVAE(CVAEConfig()).to(device)
-    evaluation.log_likelihood(model, test.subset(slice(100)), samples=10)
-    took = seconds(lambda: evaluation.log_likelihood(model, test, samples=samples), device)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        json.dumps(
-            {"what": f"K = {samples}", "decoded_per_second": round(len(test) * samples / took), "peak_mb": round(peak)}
-        )
-    )
+            break
+    what = f"VAE, K = {SAMPLES}, to {target:g} nats"
+    is_there = nll <= target
+    return {
+        "what": what,
+        "epochs": epochs if is_there else None,
+        "seconds": round(took, 1) if is_there else None,
+        "reached": round(nll, 2),
+    }
 
 
 def main() -> int:
     """Run every measurement, print the tables, write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="a rehearsal")
+    parser.add_argument("--quick", action="store_true", help="a rehearsal: one round, nothing written")
+    parser.add_argument("--compile", action="store_true", help="measure compiled steps too")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--likelihood", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    device = course.pick_device(options.device)
-    if options.likelihood:
-        likelihood_once(options.likelihood, device)
+    device = pick_device(options.device)
+    if options.memory:
+        print(peak(options.memory, device))
         return 0
-    rounds = 1 if options.quick else 4
+    rounds = 1 if options.quick else ROUNDS
     results: dict[str, Any] = {
         "machine": {
             "device": str(device),
@@ -187,12 +211,13 @@ def main() -> int:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__.split("+")[0],
         },
-        "throughput": throughput(device, rounds, [0, 1] if device.type == "cpu" else [1, 4, 8, 16]),
-        "utilisation": utilisation(device, 1 if options.quick else 15),
-        "likelihood": likelihood_speed(device),
+        "rounds": rounds,
+        "training": training(device, rounds, [0, 1] if device.type == "cpu" else [1, 4, 8, 16], options.compile),
+        "likelihood": likelihood(device, rounds),
+        "memory": memory(device),
         "time_to_90_nats": [] if options.quick else [time_to(90.0, device)],
     }
-    for title in ("throughput", "utilisation", "likelihood", "time_to_90_nats"):
+    for title in ("training", "likelihood", "memory", "time_to_90_nats"):
         if results[title]:
             print(f"\n{title}\n{table(results[title])}")
     if not options.quick:

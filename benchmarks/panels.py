@@ -32,7 +32,7 @@ import drive_panels  # noqa: E402
 import matplotlib.figure  # noqa: E402
 import torch  # noqa: E402
 
-from cvae_lib.plots.picture import DOTS_PER_INCH  # noqa: E402
+from cvae_lib.course.figures.picture import DOTS_PER_INCH  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "panels.json"
 TARGET_MS = 100

@@ -3,7 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import torch
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -61,15 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
     # Imported late, so that a mistyped command is answered at once.
     import torch
 
-    from cvae_lib._files import write_atomically
+    from cvae_lib.environment import write_atomically
     from cvae_lib.pretrained import CheckpointError, load_cvae
 
     try:
         model = load_cvae()
-        images = model.draw(
-            torch.full((options.count,), options.digit), generator=torch.Generator().manual_seed(options.seed)
-        )
-        write_atomically(out, _encoded(images, options.digit, out.suffix))
+        generator = torch.Generator().manual_seed(options.seed)
+        images = model.draw(options.digit, count=options.count, generator=generator)
+        write_atomically(out, _encoded(images, out.suffix))
     except (OSError, CheckpointError) as error:
         reason = f"cannot write {out}: {error.strerror}" if isinstance(error, OSError) else str(error)
         print(f"cvae_lib: {reason}", file=sys.stderr)
@@ -78,18 +80,35 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _encoded(images: "torch.Tensor", digit: int, suffix: str) -> bytes:  # type: ignore[name-defined]
-    if suffix == ".png":
-        from cvae_lib.plots import digit_grid
-
-        return digit_grid(images, f"{len(images)} drawings of the digit {digit}").png()
+def _encoded(images: "torch.Tensor", suffix: str) -> bytes:
     import io
 
     import numpy as np
 
     buffer = io.BytesIO()
-    np.save(buffer, images[:, 0].numpy())
+    if suffix == ".npy":
+        np.save(buffer, images[:, 0].numpy())
+    else:
+        # Not torchvision's save_image: it needs a torchvision that fits its torch, which drawing does not.
+        from matplotlib.image import imsave
+
+        # The default metadata names the version of matplotlib, and the same drawings would make other files.
+        imsave(buffer, _sheet(images).numpy(), format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _sheet(images: "torch.Tensor", columns: int = 10, gap: int = 1, enlarge: int = 3) -> "torch.Tensor":
+    """Return drawings row by row, dark ink on white paper, as bytes (H, W, 3)."""
+    import torch
+    from torch.nn.functional import pad
+
+    columns = min(columns, len(images))
+    paper = pad(1 - images[:, 0], (gap, gap, gap, gap), value=1.0)  # (N, h, w)
+    paper = pad(paper, (0, 0, 0, 0, 0, -len(paper) % columns), value=1.0)  # the last row is filled up with white
+    rows = paper.unflatten(0, (-1, columns)).transpose(1, 2)  # (R, h, columns, w)
+    sheet = rows.flatten(2).flatten(0, 1)  # (R h, columns w)
+    large = sheet.repeat_interleave(enlarge, 0).repeat_interleave(enlarge, 1)
+    return (255 * large).round().to(torch.uint8)[..., None].expand(-1, -1, 3)
 
 
 if __name__ == "__main__":

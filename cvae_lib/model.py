@@ -1,121 +1,56 @@
-"""The conditional variational autoencoder: three distributions and the modules that make them.
+r"""The conditional variational autoencoder: three distributions, and the five modules that make them.
 
-    q(z|x,y)   posterior, the encoder's Gaussian
+    q(z|x,y)   posterior, from the encoder
     p(z|y)     prior, see :mod:`cvae_lib.priors`
     p(x|z,y)   likelihood of the decoder's output, see :mod:`cvae_lib.likelihoods`
 
-The VAE is the CVAE whose y is nothing (``num_classes=0``). What y is, how it enters the networks, and which of them
-hear it are settings.
+The contracts, for modules of the library and for your own. B examples, D latents; x has any event shape:
+
+    condition(y) -> c             a :class:`cvae_lib.conditions.Condition`; c is a vector (B, C), ``Tokens`` (B, L, C)
+                                  or an image (B, C, H, W), zero where y is not known; None without a condition
+    encoder(x, c)                 -> (mean, log_variance) of q(z|x,y), shape (B, D) each
+    decoder(z, c)                 -> output, for z of shape (B, D): whatever the likelihood reads, a tensor (B, ...) or
+                                  a tuple of such
+    prior(c, batch)               -> a ``Distribution``, batch shape (B,), event shape (D,)
+    likelihood(output)            -> a ``Distribution`` over x, batch shape (B,), event shape that of one x
+
+The VAE is the CVAE whose y is nothing.
 """
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from cvae_lib.conditions import Condition, Representation, Tokens, as_vector, examples, make_condition, repeated
-from cvae_lib.likelihoods import likelihood
-from cvae_lib.networks import Placement, network_pair
-from cvae_lib.priors import VampPrior, prior, tempered_sample
-from cvae_lib.priors._gaussians import diagonal_gaussian
+from cvae_lib.conditions import Condition, NoCondition, Representation, Tokens, examples, repeated
+from cvae_lib.config import OWN, CVAEConfig, build
+from cvae_lib.data import map_tensors
+from cvae_lib.environment import seeded
+from cvae_lib.gaussians import diagonal_gaussian
+from cvae_lib.likelihoods import Likelihood
+from cvae_lib.priors import StandardNormal, tempered_sample
+
+__all__ = ["CVAE", "CVAEConfig", "Output"]
 
 
-@dataclasses.dataclass(frozen=True)
-class CVAEConfig:
-    """The settings of a CVAE; plain values, so that a checkpoint can carry them as JSON.
+class Output(NamedTuple):
+    """What ``model(x, y)`` returns: the three distributions, and the z at which the last of them was taken.
 
     Attributes:
-        num_classes: classes of the label y; 0 means no label, and without another condition the model is a VAE.
-        latent_dim: D, entries of z.
-        image_shape: (channels, height, width).
-        hidden: widths of the encoder's hidden layers; the decoder uses them in reverse. By default four of 376
-            for the MLP and (24, 48) for the convolutional network.
-        how: conditioning layer, see :data:`cvae_lib.conditioning.CONDITIONINGS`.
-        where: blocks told the condition: ``first``, ``every``, or block numbers from 0.
-        dropout: probability of dropping a hidden unit of the networks while training.
-        condition: what y is, see :data:`cvae_lib.conditions.CONDITIONS`; several may be joined: ``label+attributes``.
-        condition_width: entries of a learned vector for a label (``embedding``) or a word (``caption``).
-        attributes: names of the real attributes, in the order of y's columns.
-        words: vocabulary of captions.
-        caption_length: words a caption has at most.
-        condition_in: networks told the condition: ``encoder``, ``decoder`` or ``both``.
-        network: ``mlp`` or ``convolutional``.
-        norm: of the convolutional network: ``group`` or ``none``.
-        prior: p(z|y): ``standard``, ``gaussian``, ``mixture`` or ``vamp``, see :func:`cvae_lib.priors.prior`.
-        components: M, components of the mixture, pseudo-images of the VampPrior.
-        likelihood: p(x|z,y), see :data:`cvae_lib.likelihoods.LIKELIHOODS`.
-        levels: grey levels of the ``logistic`` and ``categorical`` likelihoods.
+        posterior: q(z|x,y).
+        prior: p(z|y).
+        z: (B, D), a reparameterised draw from the posterior.
+        likelihood: p(x|z,y).
     """
 
-    num_classes: int = 10
-    latent_dim: int = 32
-    image_shape: tuple[int, int, int] = (1, 28, 28)
-    hidden: tuple[int, ...] = None  # type: ignore[assignment]  # __post_init__ puts the network's own widths
-    how: str = "concatenation"
-    where: Placement = "first"
-    dropout: float = 0.0
-    condition: str = "label"
-    condition_width: int = 32
-    attributes: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-    caption_length: int = 16
-    condition_in: str = "both"
-    network: str = "mlp"
-    norm: str = "group"
-    prior: str = "standard"
-    components: int = 10
-    likelihood: str = "bernoulli"
-    levels: int = 256
-
-    def __post_init__(self) -> None:
-        if self.hidden is None:
-            object.__setattr__(self, "hidden", (24, 48) if self.network == "convolutional" else (376, 376, 376, 376))
-        if not {"label", "embedding"} & set(self.condition.split("+")):
-            object.__setattr__(self, "num_classes", 0)  # so that nobody takes this for a model of labels
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "CVAEConfig":
-        """Make settings from what :meth:`as_dict` gave, after a round trip through JSON.
-
-        Raises:
-            ValueError: if a setting is unknown.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := set(values) - known:
-            raise ValueError(
-                f"Unknown model settings: {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}."
-            )
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**settings)
-
-
-OWN = "own"
-
-
-def _condition(config: CVAEConfig) -> Condition:
-    """Return the condition the settings ask for."""
-    if config.condition == OWN:
-        raise ValueError("This model was made with a condition of its own; pass it again: CVAE(config, condition=...).")
-    name = "none" if config.condition == "label" and not config.num_classes else config.condition
-    return make_condition(name, {**dataclasses.asdict(config), "flat": config.network == "mlp"})
-
-
-def _own(condition: Condition) -> Condition:
-    """Return a condition somebody brought, if it is one."""
-    if not isinstance(condition, Condition):
-        raise ValueError(
-            f"A condition of your own is a subclass of cvae_lib.conditions.Condition, and {type(condition).__name__} "
-            "is not."
-        )
-    return condition
+    posterior: Independent
+    prior: Distribution
+    z: Float[Tensor, "b d"]
+    likelihood: Distribution
 
 
 class CVAE(nn.Module):
@@ -124,90 +59,140 @@ class CVAE(nn.Module):
     Sources: Kingma and Welling 2013, arXiv:1312.6114; Sohn, Lee and Yan 2015 (NeurIPS).
 
     Args:
-        config: the settings; ``CVAEConfig(num_classes=0)`` gives the VAE.
-        condition: a condition module of your own, see :class:`cvae_lib.conditions.Condition`. The settings then say
-            ``condition="own"``, and whoever loads the weights has to bring the module again.
+        encoder: a module ``(x, c) -> (mean, log_variance)``; a :class:`CVAEConfig` in its place is the shorthand for
+            :meth:`from_config`.
+        decoder: a module ``(z, c) -> output``.
+        condition: what y is; None for a VAE.
+        prior: a module ``(c, batch) -> Distribution``; None is N(0, I), for an encoder or decoder that says its
+            ``latent_dim``.
+        likelihood: a module ``output -> Distribution`` over x; it also says how stored data become x.
 
     Raises:
-        ValueError: if a setting names nothing there is, or the settings do not fit together.
+        ValueError: if a part is missing or no module, or a setting names nothing there is.
     """
 
-    _here: Tensor
+    _device_ref: Tensor
 
-    def __init__(self, config: CVAEConfig | None = None, condition: Condition | None = None) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module | CVAEConfig | None = None,
+        decoder: nn.Module | None = None,
+        *,
+        condition: Condition | None = None,
+        prior: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
+    ) -> None:
         super().__init__()
-        config = config or CVAEConfig()
-        if condition is not None:
-            config = dataclasses.replace(config, condition=OWN)
-        self.config = config
+        if condition is not None and not isinstance(condition, Condition):
+            raise ValueError(
+                "A condition of your own is a subclass of cvae_lib.conditions.Condition, and "
+                f"{type(condition).__name__} is not."
+            )
         # Moves with the module and so tells device and dtype; asking the parameters means walking through all modules.
-        self.register_buffer("_here", torch.empty(0), persistent=False)
-        self.condition = _condition(config) if condition is None else _own(condition)
-        if config.condition_in not in ("both", "encoder", "decoder"):
-            raise ValueError(f"condition_in is 'both', 'encoder' or 'decoder', not {config.condition_in!r}.")
-        encoder, decoder = network_pair(config.network)
-        self.observation = likelihood(config.likelihood, config.levels)
-        channels, *size = config.image_shape
-        output_shape = (channels * int(self.observation.channels_per_pixel), *size)  # type: ignore[arg-type]
-        self.encoder = encoder(config.image_shape, config.hidden, config.latent_dim, **self._slot("encoder"))
-        self.decoder = decoder(config.latent_dim, config.hidden[::-1], output_shape, **self._slot("decoder"))
-        self.latent_prior = prior(
-            config.prior,
-            config.latent_dim,
-            condition_dim=self.condition.vector_dim,
-            image_shape=config.image_shape,
-            components=config.components,
-        )
+        self.register_buffer("_device_ref", torch.empty(0), persistent=False)
+        self.config: CVAEConfig | None = None
+        if encoder is None or isinstance(encoder, CVAEConfig):
+            if not (decoder is None and prior is None and likelihood is None):
+                raise ValueError("A config says what decoder, prior and likelihood are; pass modules, or a config.")
+            config = encoder or CVAEConfig()
+            self.config = config if condition is None else dataclasses.replace(config, condition=OWN)
+            encoder, decoder, condition, prior, likelihood = build(config, condition)
+        if not isinstance(encoder, nn.Module) or not isinstance(decoder, nn.Module):
+            raise ValueError("A CVAE is made of modules: CVAE(encoder, decoder, likelihood=...), or of a CVAEConfig.")
+        if not isinstance(likelihood, nn.Module):
+            raise ValueError(
+                "Say what p(x|z,y) is: likelihood=BernoulliPixels() for binary pixels, GaussianPixels() for grey or "
+                "coloured ones, GaussianPixels(link='identity') for other numbers."
+            )
+        self.condition = condition or NoCondition()
+        self.likelihood_module = likelihood
+        self.encoder, self.decoder = encoder, decoder
+        self.prior_module = prior if prior is not None else StandardNormal(_latent_dim(encoder, decoder))
+
+    @classmethod
+    def from_config(cls, config: CVAEConfig, *, condition: Condition | None = None) -> "CVAE":
+        """Return the model of the library's own parts that the settings describe.
+
+        Args:
+            config: the settings; ``CVAEConfig(num_classes=0)`` gives the VAE.
+            condition: a condition of your own. The settings then say ``condition="own"``, and whoever loads the weights
+                has to bring the module again.
+
+        Raises:
+            ValueError: if a setting names nothing there is, or the settings do not fit together.
+        """
+        return cls(config, condition=condition)
 
     @property
     def device(self) -> torch.device:
         """The device the parameters live on."""
-        return self._here.device
+        return self._device_ref.device
 
     @property
     def is_conditional(self) -> bool:
         """Whether the model takes a y."""
         return self.condition.dim > 0
 
-    def _slot(self, side: str) -> dict[str, Any]:
-        """Return what one of the networks is told about the condition, and how it is built."""
-        config = self.config
-        settings = {
-            "condition_dim": self.condition.dim if config.condition_in in ("both", side) else 0,
-            "how": config.how,
-            "where": config.where,
-            "dropout": config.dropout,
-        }
-        if config.network == "convolutional":
-            settings |= {"condition_is_image": self.condition.kind == "image", "norm": config.norm}
-        return settings
+    @property
+    def num_classes(self) -> int:
+        """How many labels y can be; 0 where y is no label."""
+        return self.condition.num_classes
 
-    def _encode_pseudo(self, images: Tensor, rows: Representation | None) -> tuple[Tensor, Tensor]:
-        """Encode a VampPrior's pseudo-images as the encoder is used to: with the condition only if it hears one."""
-        mean, log_variance = self.encoder(images, rows if self.config.condition_in != "decoder" else None)
-        return mean, log_variance
+    def prepare(
+        self, x: Shaped[Tensor, "b *event"], generator: torch.Generator | None = None
+    ) -> Shaped[Tensor, "b *event"]:
+        """Return stored data as x, in the model's dtype: binarised anew, grey or as they are, as the likelihood says.
+
+        Raises:
+            ValueError: if the likelihood cannot take such data.
+        """
+        prepare = getattr(self.likelihood_module, "prepare", None)
+        return self._cast(x if prepare is None else prepare(x, generator))
+
+    def _cast(self, values: Tensor) -> Tensor:
+        return values.to(self._device_ref.dtype) if values.is_floating_point() else values
 
     def _read(self, y: Any, lead: tuple[int, ...] | None = None) -> Representation | None:
         """Return c in the model's dtype, repeated over the axes ``lead`` of x or z, the last of them the batch."""
-        c = self.condition(y)
+        c = self.condition(y if y is None else self._as_tensors(y))
         if c is None:
             return None
-        dtype = self._here.dtype
-        c = Tokens(c.values.to(dtype), c.mask) if isinstance(c, Tokens) else c.to(dtype)
+        c = Tokens(self._cast(c.values), c.mask) if isinstance(c, Tokens) else self._cast(c)
         return c if lead is None else repeated(c, lead)
 
-    def posterior(self, x: Float[Tensor, "b ch h w"], y: Any = None) -> Independent:
+    def _as_tensors(self, y: Any) -> Any:
+        """Return a number, a list of numbers or an array as a tensor on the model's device; the rest as it is."""
+        is_number = isinstance(y, int | float) and not isinstance(y, bool)
+        is_list = isinstance(y, list) and bool(y) and all(isinstance(v, int | float) for v in y)
+        if is_number or is_list or (hasattr(y, "__array__") and not isinstance(y, Tensor)):
+            return torch.as_tensor([y] if is_number else y, device=self.device)
+        return y
+
+    def _read_for(self, network: nn.Module, y: Any, lead: tuple[int, ...]) -> Representation | None:
+        """Return c for a network, or None where it reads none."""
+        return self._read(y, lead) if getattr(network, "reads_condition", True) else None
+
+    def posterior(self, x: Shaped[Tensor, "b *event"], y: Any = None) -> Independent:
         """Return q(z|x,y): event shape (D,), batch shape (B,).
 
         Args:
-            x: images.
+            x: data, as :meth:`prepare` gives them.
             y: what the model's condition reads, for B examples, or for one that all share.
 
         Raises:
-            ValueError: if y is missing though the encoder hears it, or x or y does not fit the model.
+            ValueError: if y is missing though the encoder reads c, x or y does not fit the model, or the encoder
+                returns something else than two tensors (B, D).
         """
-        told = self.config.condition_in != "decoder"
-        return diagonal_gaussian(*self.encoder(x, self._read(y, (len(x),)) if told else None))
+        pair = self.encoder(self._cast(x), self._read_for(self.encoder, y, (len(x),)))
+        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
+            raise ValueError(f"The encoder must return (mean, log_variance), not {type(pair).__name__}.")
+        mean, log_variance = pair
+        if mean.ndim != 2 or mean.shape != log_variance.shape or len(mean) != len(x):
+            raise ValueError(
+                f"The encoder must return mean and log-variance of shape (B, D) for B = {len(x)}, not "
+                f"{tuple(mean.shape)} and {tuple(log_variance.shape)}."
+            )
+        return diagonal_gaussian(mean, log_variance)
 
     def prior(self, y: Any = None, batch: int | None = None) -> Distribution:
         """Return p(z|y): event shape (D,), batch shape (B,), where B is that of y, or ``batch`` for a VAE.
@@ -219,28 +204,37 @@ class CVAE(nn.Module):
             raise ValueError("Say how many: pass y, or batch=... for a model without a condition.")
         c = self._read(y, None if batch is None else (batch,))
         if batch is None:
-            batch = len(y) if c is None else examples(c)
-        if c is not None and not isinstance(self.latent_prior, VampPrior):
-            c = as_vector(c)
-        distribution: Distribution = self.latent_prior(c, batch, self._encode_pseudo)
+            batch = len(self._as_tensors(y)) if c is None else examples(c)
+        distribution: Distribution = self.prior_module(c, batch)
         return distribution
 
-    def likelihood(self, z: Float[Tensor, "*k b d"], y: Any = None) -> Independent:
-        """Return p(x|z,y): event shape (channels, H, W), batch shape that of z without D.
+    def likelihood(self, z: Float[Tensor, "*k b d"], y: Any = None) -> Any:
+        """Return p(x|z,y): event shape that of one x, batch shape that of z without D.
 
         z may carry leading axes, e.g. (K, B, D) for K samples each; y is for B examples, or for one that all share.
 
         Raises:
-            ValueError: if y is missing though the decoder hears it, or z or y does not fit the model.
+            ValueError: if y is missing though the decoder reads c, or z or y does not fit the model.
         """
         if z.ndim < 2:
             raise ValueError(f"z has shape (B, D), or (K, B, D) for K samples each, not {tuple(z.shape)}.")
-        told = self.config.condition_in != "encoder"
-        c = self._read(y, z.shape[:-1]) if told else None  # (K*B, C)
-        flat = z.reshape(-1, z.shape[-1])  # (K*B, D)
-        output = self.decoder(flat, c).unflatten(0, z.shape[:-1])  # (K, B, numbers per pixel * channels, H, W)
-        distribution: Independent = self.observation(output)
-        return distribution
+        c = self._read_for(self.decoder, y, tuple(z.shape[:-1]))  # (K*B, C)
+        flat = z.flatten(0, -2)  # (K*B, D)
+        output = map_tensors(lambda part: part.unflatten(0, z.shape[:-1]), self.decoder(flat, c))  # (K, B, ...)
+        return self.likelihood_module(output)
+
+    def forward(self, x: Shaped[Tensor, "b *event"], y: Any = None) -> Output:
+        """Return what the objective needs: posterior, prior, one z, and the likelihood at it.
+
+        ``elbo_terms`` takes it in place of the model where only this call is to be had, as with torch's
+        ``DistributedDataParallel``.
+
+        Raises:
+            ValueError: if x or y does not fit the model.
+        """
+        q = self.posterior(x, y)
+        z = q.rsample()  # (B, D)
+        return Output(q, self.prior(y, batch=len(x)), z, self.likelihood(z, y))
 
     @torch.no_grad()
     def draw(
@@ -249,32 +243,56 @@ class CVAE(nn.Module):
         *,
         count: int | None = None,
         temperature: float = 1.0,
+        sample: bool = False,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "b ch h w"]:
-        r"""Draw images: :math:`z \sim p(z|y)`, then the pixel means of p(x|z,y), in [0, 1].
+    ) -> Shaped[Tensor, "b *event"]:
+        r"""Draw: :math:`z \sim p(z|y)`, then the mean of p(x|z,y), for images in [0, 1], or a sample of it.
 
         Args:
-            y: one condition per image; for a VAE pass ``count`` instead.
-            temperature: factor on the prior's standard deviation; below 1 gives more typical, less varied images.
+            y: one condition per drawing, such as ``[7, 7]``; or a single one, such as 7, for all of them.
+            count: how many, for a VAE or a single y.
+            temperature: factor on a Gaussian prior's standard deviation; below 1 gives more typical, less varied
+                drawings.
+            sample: draw x from p(x|z,y) instead of taking its mean, as tables and sentences need.
             generator: source of randomness; the global one if not given.
 
         Raises:
-            ValueError: if neither y nor ``count`` says how many, or y does not fit the model.
+            ValueError: if neither y nor ``count`` says how many, y does not fit the model, or p(x|z,y) has no mean.
         """
+        if y is not None and not self.is_conditional:
+            raise ValueError("This model takes no y; say count=... alone.")
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise ValueError(f"count must be a whole number of at least 1, not {count!r}.")
         z = tempered_sample(self.prior(y, batch=count), temperature, generator)
-        images: Tensor = self.likelihood(z, y).mean
-        return images
+        distribution = self.likelihood(z, y)
+        if sample:
+            if generator is None:
+                return distribution.sample()  # type: ignore[no-any-return]
+            seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+            with seeded(seed, z.device):
+                return distribution.sample()  # type: ignore[no-any-return]
+        try:
+            return distribution.mean  # type: ignore[no-any-return]
+        except NotImplementedError:
+            raise ValueError(f"A {type(distribution).__name__} has no mean to draw; pass sample=True.") from None
 
     @torch.no_grad()
-    def reconstruct(self, x: Float[Tensor, "b ch h w"], y: Any = None) -> Float[Tensor, "b ch h w"]:
-        """Encode x, decode the posterior mean; return pixel means in [0, 1], shape of x.
+    def reconstruct(self, x: Shaped[Tensor, "b *event"], y: Any = None) -> Shaped[Tensor, "b *event"]:
+        """Encode x, decode the posterior mean; return the means of p(x|z,y), shape of x.
 
         Raises:
             ValueError: if y is missing for a conditional model, or x or y does not fit the model.
         """
-        images: Tensor = self.likelihood(self.posterior(x, y).mean, y).mean
-        return images
+        means: Tensor = self.likelihood(self.posterior(x, y).mean, y).mean
+        return means
 
     def num_parameters(self) -> int:
         """Count the trainable numbers."""
         return sum(math.prod(p.shape) for p in self.parameters() if p.requires_grad)
+
+
+def _latent_dim(*networks: nn.Module) -> int:
+    for network in networks:
+        if isinstance(found := getattr(network, "latent_dim", None), int):
+            return found
+    raise ValueError("Say what p(z|y) is: prior=StandardNormal(latent_dim), or another of cvae_lib.priors.")

@@ -1,22 +1,19 @@
-"""Bundled checkpoints: weights as safetensors beside a JSON card that says where they come from.
+"""Bundled checkpoints: weights beside a card that says where they come from, in the format of :mod:`cvae_lib.checkpoints`.
 
 Loading runs no code from the file, and refuses weights whose checksum is not the card's.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import nn
 
-from cvae_lib._files import write_atomically
-from cvae_lib.course import pick_device
-from cvae_lib.evaluation import Judge
-from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.training._checkpoint import CheckpointError as CheckpointError
+from cvae_lib.checkpoints import CheckpointError, Tensors, built, described, load_weights, prefixed, read, stripped, write
+from cvae_lib.environment import pick_device
+from cvae_lib.evaluation import Classifier
+from cvae_lib.model import CVAE
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -42,23 +39,14 @@ def card(name: str, folder: Path = WEIGHTS) -> dict[str, Any]:
     return contents
 
 
-def _load(name: str, kind: str, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    contents = card(name, folder)
-    if contents.get("kind") != kind:
-        raise CheckpointError(f"Checkpoint {name!r} holds a {contents.get('kind')}, not a {kind}.")
-    try:
-        data = (folder / f"{name}.safetensors").read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"The weights of {name!r} cannot be read ({error.strerror}); install the library again."
-        ) from error
-    if hashlib.sha256(data).hexdigest() != contents.get("sha256"):
-        raise CheckpointError(
-            f"The weights of {name!r} differ from their card's checksum, so they were cut short or "
-            "changed; install the library again."
-        )
-    weights = safetensors.torch.load(data)
-    return contents, {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+def _read(name: str, kind: str, folder: Path) -> tuple[dict[str, Any], Tensors]:
+    """Return what the card says of the model, and its weights in float32."""
+    found = card(name, folder).get("model", {}).get("class")
+    if found != kind:
+        raise CheckpointError(f"Checkpoint {name!r} holds a {found}, not a {kind}.")
+    contents, tensors = read(folder / f"{name}.json")
+    weights = stripped("model", tensors)
+    return contents["model"], {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
 
 def load_cvae(name: str = "mnist-cvae", *, device: str | torch.device = "cpu", folder: Path = WEIGHTS) -> CVAE:
@@ -67,42 +55,40 @@ def load_cvae(name: str = "mnist-cvae", *, device: str | torch.device = "cpu", f
     Raises:
         CheckpointError: if it is missing, damaged, or no CVAE.
     """
-    contents, weights = _load(name, "cvae", folder)
-    model = CVAE(CVAEConfig.from_dict(contents["architecture"]))
-    model.load_state_dict(weights)
+    facts, weights = _read(name, "CVAE", folder)
+    model = built(facts, weights, name)
+    load_weights(model, weights, name)
     return model.to(pick_device(device)).eval()
 
 
-def load_judge(name: str = "mnist-judge", *, device: str | torch.device = "cpu", folder: Path = WEIGHTS) -> Judge:
-    """Return a bundled digit classifier.
+def load_classifier(
+    name: str = "mnist-classifier", *, device: str | torch.device = "cpu", folder: Path = WEIGHTS
+) -> Classifier:
+    """Return a bundled digit classifier, ready to read, in float32.
 
     Raises:
-        CheckpointError: if it is missing, damaged, or no judge.
+        CheckpointError: if it is missing, damaged, or no classifier.
     """
-    contents, weights = _load(name, "judge", folder)
-    judge = Judge(contents["architecture"]["classes"])
-    judge.load_state_dict(weights)
-    return judge.to(pick_device(device)).eval()
+    facts, weights = _read(name, "Classifier", folder)
+    classifier = Classifier(facts["settings"]["classes"]).float()
+    load_weights(classifier, weights, name)
+    return classifier.to(pick_device(device)).eval()
 
 
-def save(model: nn.Module, name: str, kind: str, facts: dict[str, Any], folder: Path = WEIGHTS) -> None:
-    """Store a model as float16 safetensors with its card; ``facts`` are the card's contents but for kind and checksum.
+def save(model: CVAE | Classifier, name: str, facts: dict[str, Any], folder: Path = WEIGHTS) -> None:
+    """Store a model in half precision with its card; ``facts`` are what the card says beside model and checksum.
 
     Half precision halves the file; measurements on the card should be taken after :func:`round_to_half`.
+
+    Raises:
+        CheckpointError: if it cannot be written.
     """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    weights = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
-    data = safetensors.torch.save(weights)
-    contents = {
-        "name": name,
-        "kind": kind,
-        **facts,
-        "stored_as": "float16",
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    write_atomically(folder / f"{name}.safetensors", data)
-    write_atomically(folder / f"{name}.json", (json.dumps(contents, indent=2) + "\n").encode())
+    about = described(model)
+    if isinstance(model, Classifier):
+        about["settings"] = {"classes": model.classes}
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    contents = {"name": name, **facts, "model": about, "stored_as": "float16"}
+    write(folder / f"{name}.json", contents, prefixed("model", halves))
 
 
 @torch.no_grad()

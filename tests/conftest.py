@@ -11,16 +11,39 @@ os.environ.setdefault("COURSE_CHECK_SEED", "1")  # checks draw their inputs afre
 import pytest
 import torch
 
+from cvae_lib import course
+
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _same_start_for_every_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give each test the same random numbers, whatever ran before it on this worker, and checks that do not raise."""
+    """Give each test the same limits and random numbers, whatever ran before it, and checks that do not raise."""
     monkeypatch.delenv("COURSE_STRICT", raising=False)  # `make test` sets it for the notebooks
+    course.enter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture
+def full_profile(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the library do all that is asked of it, as it does wherever the course is not imported."""
+    monkeypatch.setenv("COURSE_PROFILE", "full")
+    course.enter()
+    yield
+    monkeypatch.undo()
+    course.enter()
+
+
+@pytest.fixture
+def fast_profile(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put the course's limits in force, for a test that asks for them in the midst of others that do without."""
+    monkeypatch.setenv("COURSE_PROFILE", "fast")
+    course.enter()
+    yield
+    monkeypatch.undo()
+    course.enter()
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ if __name__ == "__main__":
 from answers import RIGHT, WRONG
 from answers.models import of_chapter, wrong_models
 
-from cvae_lib.checks import examined, numbers
-from cvae_lib.checks._registry import EXERCISES
+from cvae_lib.course.checks import examined, numbers
+from cvae_lib.course.checks._registry import EXERCISES
 
 
 @dataclass

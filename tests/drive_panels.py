@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from cvae_lib.widgets import Choice, Count, Panel, Slider, Text
+from cvae_lib.course.panels import Choice, Count, Panel, Slider, Text
 
 EVERY = 10**6
 CORNERS = 16  # of all the ways to have every control at one of its ends

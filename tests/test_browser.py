@@ -27,7 +27,7 @@ from selenium.webdriver.common.keys import Keys
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ("00_start_here", "02_the_conditional_elbo", "05_what_can_y_be")
 # Takes the observer away: controls still move, but nobody hears of it.
-DEAF = "from cvae_lib.widgets import Panel\n\nPanel.refresh = lambda panel, change=None: None"
+DEAF = "from cvae_lib.course.panels import Panel\n\nPanel.refresh = lambda panel, change=None: None"
 
 SETTINGS = {
     "apputils-extension/notification": {"checkForUpdates": False, "fetchNews": "false"},

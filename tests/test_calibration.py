@@ -15,13 +15,9 @@ from cvae_lib.evaluation import (
     mean_pairwise_distance,
     relative_diversity,
 )
-from cvae_lib.evaluation import spread as spread_module
 from cvae_lib.model import CVAE, CVAEConfig
 
-
-@pytest.fixture(autouse=True)
-def full_length(monkeypatch):
-    monkeypatch.setenv("COURSE_PROFILE", "full")
+pytestmark = pytest.mark.usefixtures("full_profile")
 
 
 def pair(count=200, slope=0.9, intercept=0.3, noise=0.2, seed=0):
@@ -59,13 +55,13 @@ def test_the_standard_errors_are_the_spread_over_repetitions():
         assert promised == pytest.approx(spread, rel=0.15)  # 500 repetitions give the spread to 3 %
 
 
-def test_perfect_deaf_and_backward_control():
+def test_perfect_absent_and_backward_control():
     asked = torch.linspace(1, 3, 9)
     perfect = calibration(asked, asked)
     assert perfect.slope == pytest.approx(1) and perfect.r_squared == pytest.approx(1)
     assert perfect.intercept == pytest.approx(0, abs=1e-6) and perfect.mean_absolute_error == 0 == perfect.bias
-    deaf = calibration(asked, torch.full((9,), 2.5))
-    assert deaf.slope == 0 == deaf.r_squared and deaf.bias == pytest.approx(0.5)
+    absent = calibration(asked, torch.full((9,), 2.5))
+    assert absent.slope == 0 == absent.r_squared and absent.bias == pytest.approx(0.5)
     backward = calibration(asked, -asked)
     assert backward.slope == pytest.approx(-1) and backward.r_squared == pytest.approx(1)
 
@@ -110,8 +106,7 @@ def test_asking_and_measuring_goes_through_draw_in_pieces():
         control_calibration(draw, lambda x: x, torch.linspace(0, 4, 25), batch_size=10)
 
 
-def test_the_fast_profile_keeps_the_range_asked_for(monkeypatch):
-    monkeypatch.setenv("COURSE_PROFILE", "fast")
+def test_the_fast_profile_keeps_the_range_asked_for(fast_profile):
     ours = control_calibration(lambda a: a, lambda a: a, torch.linspace(-3, 3, 1000))
     assert len(ours.asked) == 200 and (ours.asked.min(), ours.asked.max()) == (-3, 3)
 
@@ -141,11 +136,11 @@ def test_distances_between_gaussians_and_the_spread_of_their_mean():
     assert np.sqrt(np.mean([run.standard_error**2 for run in runs])) == pytest.approx(means.std(), rel=0.15)
 
 
-def test_distances_do_not_depend_on_order_or_pieces(monkeypatch):
-    points = torch.rand(50, 20)
-    whole = mean_pairwise_distance(points).mean
-    monkeypatch.setattr(spread_module, "DISTANCES_AT_ONCE", 120)
-    assert mean_pairwise_distance(points[torch.randperm(50)]).mean == pytest.approx(whole, rel=1e-6)
+def test_distances_of_many_points_which_go_in_pieces_do_not_depend_on_their_order():
+    points = torch.rand(2500, 3, dtype=torch.float64)
+    whole = float(torch.pdist(points).mean())
+    assert mean_pairwise_distance(points).mean == pytest.approx(whole, rel=1e-10)
+    assert mean_pairwise_distance(points[torch.randperm(2500)]).mean == pytest.approx(whole, rel=1e-10)
 
 
 def test_equal_points_are_at_distance_zero_exactly():
@@ -199,8 +194,8 @@ class _Painter(CVAE):
         return noise * temperature * (y[:, None, None, None] + 1) / 4
 
 
-def test_a_models_diversity_label_by_label(monkeypatch):
-    painter = _Painter(CVAEConfig(num_classes=2, latent_dim=1, hidden=(2,), image_shape=(1, 4, 3)))
+def test_a_models_diversity_label_by_label():
+    painter = _Painter(CVAEConfig(num_classes=2, latent_dim=1, hidden=(2,), event_shape=(1, 4, 3)))
     images = torch.randint(0, 256, (1000, 1, 4, 3), dtype=torch.uint8)
     data = ImageSet(images, torch.arange(1000) % 2, "noise", classes=2)
     ours = diversity(painter, data, count=801)
@@ -211,8 +206,29 @@ def test_a_models_diversity_label_by_label(monkeypatch):
         diversity(painter, data, count=5)
     with pytest.raises(ValueError, match="relative_diversity"):
         diversity(_Painter(CVAEConfig(num_classes=0, hidden=(2,))), data)
-    monkeypatch.setenv("COURSE_PROFILE", "fast")
-    seen = []
-    monkeypatch.setattr(_Painter, "draw", lambda self, y=None, **_: seen.append(len(y)) or torch.rand(len(y), 1, 4, 3))
-    diversity(painter, data)
-    assert sum(seen) == 200
+    with pytest.raises(ValueError, match="needs a label"):
+        diversity(painter, images)
+    assert diversity(painter, (images, data.labels), count=801).ratio == ours.ratio
+
+
+def test_the_fast_profile_draws_fewer(fast_profile):
+    class Counting(_Painter):
+        drawn = 0
+
+        def draw(self, y=None, **settings):
+            self.drawn += len(y)
+            return super().draw(y, **settings)
+
+    painter = Counting(CVAEConfig(num_classes=2, latent_dim=1, hidden=(2,), event_shape=(1, 4, 3)))
+    images = torch.randint(0, 256, (1000, 1, 4, 3), dtype=torch.uint8)
+    diversity(painter, ImageSet(images, torch.arange(1000) % 2, "noise", classes=2))
+    assert painter.drawn == 200
+
+
+@pytest.mark.parametrize(("pixels", "mode"), [("stochastic", "grey"), ("grey", "grey"), ("threshold", "threshold")])
+def test_drawn_means_are_compared_with_grey_levels_unless_the_model_knows_black_and_white_only(pixels, mode):
+    painter = _Painter(CVAEConfig(num_classes=2, latent_dim=1, hidden=(2,), event_shape=(1, 4, 3), pixels=pixels))
+    images = torch.randint(0, 256, (80, 1, 4, 3), dtype=torch.uint8)
+    data = ImageSet(images, torch.arange(80) % 2, "noise", classes=2)
+    real = [mean_pairwise_distance(data.pixels(mode=mode)[data.labels == label]).mean for label in (0, 1)]
+    torch.testing.assert_close(diversity(painter, data, count=80).real, torch.tensor(real))

@@ -61,7 +61,7 @@ def bars(count: int = 200) -> ImageSet:
 
 def model(**changes: object) -> CVAE:
     torch.manual_seed(0)
-    return CVAE(CVAEConfig(**{"num_classes": 4, "latent_dim": 2, "hidden": (16,), "image_shape": (1, 6, 4), **changes}))
+    return CVAE(CVAEConfig(**{"num_classes": 4, "latent_dim": 2, "hidden": (16,), "event_shape": (1, 6, 4), **changes}))
 
 
 def run(folder: Path | None = None, **changes: object) -> tuple[CVAE, History]:
@@ -403,7 +403,7 @@ def test_damage_is_named_in_one_sentence(kind, stored, tmp_path):
     "changes, settings, clue",
     [
         ({"hidden": (16, 8)}, {}, r"model with hidden=\[16\], not \[16, 8\]"),
-        ({"how": "film"}, {}, "how='concatenation', not 'film'"),
+        ({"conditioning": "film"}, {}, "conditioning='concatenation', not 'film'"),
         ({}, {"batch_size": 32, "seed": 4}, "batch_size=64, not 32 and seed=0, not 4"),
         ({}, {"beta": 2.0}, r"beta=1\.0, not 2\.0"),
         ({}, {"precision": "bf16"}, "precision='auto', not 'bf16'"),

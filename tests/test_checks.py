@@ -6,8 +6,8 @@ import torch
 from answers import RIGHT, WRONG
 from answers.models import of_chapter, wrong_models
 
-from cvae_lib.checks import examined, numbers
-from cvae_lib.checks._registry import EXERCISES
+from cvae_lib.course.checks import examined, numbers
+from cvae_lib.course.checks._registry import EXERCISES
 
 SEEDS = ("1", "2", "3")
 # Answers that are trained models: their wrong ones are trained as well, and stand in answers/models.py.

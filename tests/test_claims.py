@@ -9,7 +9,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from cvae_lib import records
+from cvae_lib.course import records
 
 ROOT = Path(__file__).resolve().parent.parent
 

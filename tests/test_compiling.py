@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from cvae_lib import data
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
-from cvae_lib.priors._gaussians import gaussian_kl
+from cvae_lib.gaussians import gaussian_kl
 from cvae_lib.training import fit
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cvae_lib.conditioning import CONDITIONINGS, attention_maps, conditioning
+from cvae_lib.conditioning import CONDITIONINGS, attention_maps, make_conditioning
 from cvae_lib.conditions import Tokens, masked_mean
 
 B, F, C, L = 3, 8, 5, 4
@@ -16,7 +16,7 @@ MASK = torch.tensor([[True, True, True, True], [True, False, True, False], [Fals
 
 def layer_called(name: str, spread: float = 0.7) -> nn.Module:
     """Return a layer in float64, eval, whose every parameter is random: none is where it started."""
-    layer = conditioning(name, F, C).double().eval()
+    layer = make_conditioning(name, F, C).double().eval()
     for tensor in layer.parameters():
         nn.init.normal_(tensor, std=spread)
     return layer
@@ -135,7 +135,7 @@ def test_an_image_is_told_pixel_by_pixel(name):
 @pytest.mark.parametrize("name", ["film", "batchnorm", "attention"])
 @pytest.mark.parametrize("form", ["vector", "tokens", "image"])
 def test_a_new_layer_is_the_identity_whatever_y_is(name, form):
-    layer, h, c = conditioning(name, F, C).double(), features((3, 2)), condition_as(form)
+    layer, h, c = make_conditioning(name, F, C).double(), features((3, 2)), condition_as(form)
     plain = nn.BatchNorm2d(F).double()(h) if name == "batchnorm" else h
     torch.testing.assert_close(layer(h, c), plain, rtol=1e-12, atol=1e-12)
 
@@ -167,7 +167,7 @@ def test_film_is_its_formula():
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_conditional_batch_norm_keeps_the_averages_of_torchs_batch_norm(space):
-    ours = conditioning("batchnorm", F, C).double()
+    ours = make_conditioning("batchnorm", F, C).double()
     torchs = (nn.BatchNorm2d if space else nn.BatchNorm1d)(F).double()
     for _ in range(5):
         h = 3 * features(space) + 1
@@ -193,7 +193,7 @@ def test_gradients_through_the_statistics_of_the_batch_are_right_too(space):
 
 
 def test_batch_norm_cannot_train_on_a_single_vector_and_says_so():
-    layer = conditioning("batchnorm", F, C)
+    layer = make_conditioning("batchnorm", F, C)
     with pytest.raises(ValueError, match="larger batch"):
         layer(torch.randn(1, F), torch.randn(1, C))
     assert layer.eval()(torch.randn(1, F), torch.randn(1, C)).shape == (1, F)
@@ -302,19 +302,19 @@ def test_maps_are_found_in_a_network_and_leave_no_hooks():
 )
 def test_what_does_not_fit_a_layer_is_said_in_one_sentence(name, h, c, sentence, as_users_call):
     with pytest.raises(ValueError, match=sentence):
-        conditioning(name, F, C)(torch.randn(h), c and torch.randn(c))
+        make_conditioning(name, F, C)(torch.randn(h), c and torch.randn(c))
 
 
 @pytest.mark.parametrize("name", ["concatenation", "addition", "film", "batchnorm"])
 @pytest.mark.parametrize("space", [(), (4, 4)])
 def test_an_image_must_lie_on_the_features(name, space, as_users_call):
     with pytest.raises(ValueError, match="as large as they are, and flat for an MLP"):
-        conditioning(name, F, C)(torch.randn(B, F, *space), torch.randn(B, C, 3, 2))
+        make_conditioning(name, F, C)(torch.randn(B, F, *space), torch.randn(B, C, 3, 2))
 
 
 def test_unknown_layers_and_empty_widths_are_named():
     with pytest.raises(ValueError, match=r"'glue'.*film, batchnorm, attention"):
-        conditioning("glue", 2, 2)
+        make_conditioning("glue", 2, 2)
     for name in CONDITIONINGS:
         with pytest.raises(ValueError, match="not 2, 0"):
-            conditioning(name, 2, 0)
+            make_conditioning(name, 2, 0)

@@ -20,8 +20,8 @@ from cvae_lib.conditions import (
     ObservedCondition,
     Tokens,
     Vocabulary,
-    make_condition,
 )
+from cvae_lib.model import CVAE, CVAEConfig
 
 WORDS = Vocabulary(("a", "seven", "thick", "thin"), 4)
 LABELS = torch.tensor([2, 0, 1, 2, 1])
@@ -67,7 +67,7 @@ def test_c_has_the_kind_and_width_that_the_condition_says(name):
 def test_a_missing_y_is_zero_or_all_padding_and_leaves_its_neighbours_alone(name):
     condition, y = every()[name]
     where = torch.tensor([True, False, False, True, False])
-    before, after = flat(condition(y)), flat(condition(condition.hide(y, where)))
+    before, after = flat(condition(y)), flat(condition(condition.mask_out(y, where)))
     assert (after[where] == 0).all()
     assert torch.equal(after[~where], before[~where])
     assert before[where].abs().sum(1).min() > 0
@@ -346,14 +346,17 @@ def test_only_vectors_can_be_joined():
 
 
 def test_conditions_are_made_by_name():
-    settings = {"num_classes": 3, "attributes": ("slant",)}
-    assert make_condition("label+attributes", settings).dim == 3 + 2
+    settings = {"num_classes": 3, "attributes": ("slant",), "hidden": (4,)}
+    both = CVAE(CVAEConfig(condition="label+attributes", **settings)).condition
+    assert both.dim == 3 + 2
+    y = torch.tensor([2]), torch.tensor([[0.5]])
+    assert both(y).tolist() == [[0, 0, 1, 0.5, 1]]
     with pytest.raises(ValueError, match=r"no condition 'colour'; choose from none, label"):
-        make_condition("label+colour", settings)
+        CVAE(CVAEConfig(condition="label+colour", **settings))
 
 
 def test_a_condition_without_its_methods_says_so():
     with pytest.raises(NotImplementedError, match="forward"):
         Condition()(LABELS)
-    with pytest.raises(NotImplementedError, match="hide"):
+    with pytest.raises(NotImplementedError, match="mask_out"):
         Condition().drop(LABELS, 0.5)

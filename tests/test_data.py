@@ -1,16 +1,14 @@
 """ImageSet, its minibatches and its binarisation; the built-in set; and what digits() does without MNIST."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
 
-from cvae_lib import data
-from cvae_lib.data import ImageSet, _imageset, binarise
+from cvae_lib import data, environment
+from cvae_lib.data import ImageSet, as_pixels, binarise
 
 N = 50
 
@@ -22,12 +20,6 @@ def images() -> ImageSet:
     pictures = position.to(torch.uint8)[:, None, None, None].expand(N, 1, 4, 4).clone()
     masks = (position % 2 == 0)[:, None, None, None].expand(N, 1, 4, 4)
     return ImageSet(pictures, position % 10, "toy", {"size": position.float()}, masks)
-
-
-@pytest.fixture
-def as_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the type checks that only tests run with, so that the library's own checks must answer."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def _pictures(*shape: int, dtype: torch.dtype = torch.uint8) -> Tensor:
@@ -50,7 +42,7 @@ def _pictures(*shape: int, dtype: torch.dtype = torch.uint8) -> Tensor:
         ({"masks": _pictures(3, 1, 4, 5, dtype=torch.bool)}, r"\(3, 1, 4, 5\)"),
     ],
 )
-@pytest.mark.usefixtures("as_released")
+@pytest.mark.usefixtures("as_users_call")
 def test_a_set_that_makes_no_sense_is_refused(change: dict[str, object], words: str) -> None:
     whole = {"images": _pictures(3, 1, 4, 4), "labels": torch.zeros(3).long(), "name": "toy"}
     ImageSet(**whole)
@@ -94,7 +86,7 @@ def test_a_subset_knows_the_classes_it_lacks(images: ImageSet) -> None:
     ],
     ids=str,
 )
-@pytest.mark.usefixtures("as_released")
+@pytest.mark.usefixtures("as_users_call")
 def test_a_subset_outside_the_set_is_refused(images: ImageSet, index: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         images.subset(index)
@@ -121,14 +113,14 @@ def test_grey_and_threshold_pixels_at_every_level() -> None:
     assert levels.pixels(torch.tensor([0, 0])).shape == (2, 1, 16, 16)
 
 
-@pytest.mark.usefixtures("as_released")
+@pytest.mark.usefixtures("as_users_call")
 def test_unknown_pixels_are_refused() -> None:
     with pytest.raises(ValueError, match="'grey', 'stochastic' or 'threshold', not 'binary'"):
         _every_level().pixels(mode="binary")
 
 
 def test_the_probability_of_one_at_every_level_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Feed binarise every 16-bit integer once: the share of ones is then its probability, without noise."""
+    """Let torch draw every 16-bit integer once: the share of ones is then the probability, which nobody could count."""
 
     def all_of_them(bits: Tensor, *_: object, **__: object) -> Tensor:
         return bits.copy_(torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.int64))
@@ -140,12 +132,15 @@ def test_the_probability_of_one_at_every_level_exactly(monkeypatch: pytest.Monke
     assert all(low < high for low, high in zip(share, share[1:], strict=False))
 
 
-@pytest.mark.parametrize("draw", [_imageset._from_integers, _imageset._from_floats], ids=["cpu", "elsewhere"])
-def test_the_probability_of_one_by_monte_carlo(draw: Callable[..., Tensor]) -> None:
-    """Both ways to draw, on the CPU; accelerators use the second one."""
-    draws = 20_000
-    x = draw(torch.arange(256, dtype=torch.uint8).expand(draws, 256), None)
-    assert x.dtype == torch.float32 and set(x.unique().tolist()) == {0.0, 1.0}
+@pytest.mark.parametrize("stored", ["bytes", "floats", "half floats"])
+def test_the_probability_of_one_by_monte_carlo(stored: str) -> None:
+    """Bytes on the CPU are drawn in one way, floats (and bytes on an accelerator) in another."""
+    draws, levels = 20_000, torch.arange(256, dtype=torch.uint8)
+    levels = levels if stored == "bytes" else levels / 255
+    levels = levels.half() if stored == "half floats" else levels
+    x = as_pixels(levels.expand(draws, 256), "stochastic")
+    assert x.dtype == (torch.float16 if stored == "half floats" else torch.float32)
+    assert set(x.unique().tolist()) == {0.0, 1.0}
     p = torch.arange(256, dtype=torch.float64) / 255
     error = (x.double().mean(0) - p).abs()
     assert error[0] == 0 and error[255] == 0
@@ -168,11 +163,18 @@ def test_the_64_bit_draw_has_no_missing_bits() -> None:
         assert ((share - 1 / 255).abs() < 5 * (1 / 255 / 100_000) ** 0.5).all()
 
 
-def test_the_largest_float_below_one_still_makes_white_white(monkeypatch: pytest.MonkeyPatch) -> None:
-    top = torch.tensor(1 - 2**-24)
-    monkeypatch.setattr(torch, "rand", lambda shape, **_: top.expand(shape).clone())
-    levels = torch.tensor([0, 254, 255], dtype=torch.uint8)
-    assert _imageset._from_floats(levels, None).tolist() == [0, 0, 1]
+def test_black_stays_black_and_white_stays_white() -> None:
+    for ends in (torch.tensor([0, 255], dtype=torch.uint8), torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]).half()):
+        x = as_pixels(ends.expand(1_000_000, 2), "stochastic")
+        assert not x[:, 0].any() and x[:, 1].all()
+
+
+def test_floats_are_pixels_too_and_other_numbers_are_refused() -> None:
+    x = torch.tensor([0.0, 0.3, 0.5, 1.0], dtype=torch.float64)
+    assert torch.equal(as_pixels(x), x) and as_pixels(x, "threshold").tolist() == [0, 0, 1, 1]
+    for whole in (torch.tensor([0, 255]), torch.tensor([True])):
+        with pytest.raises(ValueError, match=r"uint8 grey levels or floats in \[0, 1\], not torch\.(int64|bool)"):
+            as_pixels(whole)
 
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (5,), (2, 1, 3, 3), (0,)], ids=str)
@@ -241,42 +243,24 @@ def test_the_built_in_set_comes_with_the_truth_about_it() -> None:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No network, an empty data folder, no memory of earlier failures, and few strokes."""
-    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    """No network, an empty data folder in which nobody has looked before, and few strokes."""
+    monkeypatch.setenv("CVAE_OFFLINE", "1")
     monkeypatch.setenv("CVAE_DATA", str(tmp_path))
-    monkeypatch.setattr(data, "_given_up", set())
-    monkeypatch.setattr(data, "FAST_DATASET", 20)
+    monkeypatch.setattr(environment.settings, "dataset", 20)
     return tmp_path
 
 
 def test_digits_falls_back_in_exactly_one_line(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert data.digits("train").name == "strokes" and len(data.digits("train")) == 20  # capped: the fast profile
+    assert data.digits("train").name == "strokes" and len(data.digits("train")) == 20
     printed = capsys.readouterr()
     assert printed.err == "" and printed.out.count("\n") == 1 and printed.out.endswith("\n")
-    for words in ("built-in strokes", str(alone), "is missing", "COURSE_OFFLINE=1", "CVAE_DATA"):
+    for words in ("built-in strokes", str(alone), "is missing", "CVAE_OFFLINE=1", "CVAE_DATA"):
         assert words in printed.out
     assert data.digits("test").name == "strokes"
     assert capsys.readouterr().out == ""
 
 
-def test_digits_waits_for_a_dead_network_only_once(
-    alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("COURSE_OFFLINE")
-    asked: list[str] = []
-
-    def dead(url: str, **_: object) -> None:
-        asked.append(url)
-        raise TimeoutError
-
-    monkeypatch.setattr("cvae_lib.data._download.urlopen", lambda request, **_: dead(request.full_url))
-    for split in ("train", "test", "train"):
-        assert data.digits(split).name == "strokes"
-    assert len(asked) == len(set(asked)) > 0
-    assert capsys.readouterr().out.count("\n") == 1
-
-
-@pytest.mark.usefixtures("as_released")
+@pytest.mark.usefixtures("as_users_call")
 def test_an_unknown_split_is_refused() -> None:
     for load in (data.mnist, data.fashion_mnist, data.strokes, data.digits):
         with pytest.raises(ValueError, match="must be 'train' or 'test', not 'valid'"):
@@ -284,8 +268,8 @@ def test_an_unknown_split_is_refused() -> None:
 
 
 @pytest.mark.skipif("CVAE_DATA" not in os.environ, reason="CVAE_DATA does not say where MNIST lies")
-def test_real_mnist_is_the_published_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COURSE_PROFILE", "full")
+@pytest.mark.usefixtures("full_profile")
+def test_real_mnist_is_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
     train, test = data.digits("train"), data.mnist("test", download=False)
     assert train.name == "MNIST" and capsys.readouterr().out == ""
     assert (len(train), len(test), train.image_shape) == (60_000, 10_000, (1, 28, 28))

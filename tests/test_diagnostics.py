@@ -41,7 +41,7 @@ def vae(count=2000, a=(1.5, 0.5), s=(0.5, 0.8), decode=None, noise=1.0, seed=0):
 
 def small(**changes):
     torch.manual_seed(0)
-    return CVAE(CVAEConfig(**{"num_classes": 3, "latent_dim": 2, "hidden": (8,), "image_shape": (1, 4, 3), **changes}))
+    return CVAE(CVAEConfig(**{"num_classes": 3, "latent_dim": 2, "hidden": (8,), "event_shape": (1, 4, 3), **changes}))
 
 
 def scribbles(count=60, classes=3):

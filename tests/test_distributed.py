@@ -37,7 +37,7 @@ found = {}
 
 def model(**changes):
     torch.manual_seed(rank)  # the first process's weights count
-    net = CVAE(CVAEConfig(num_classes=4, latent_dim=2, hidden=(32,), image_shape=(1, 6, 4), **changes))
+    net = CVAE(CVAEConfig(num_classes=4, latent_dim=2, hidden=(32,), event_shape=(1, 6, 4), **changes))
     net.spare = torch.nn.Parameter(torch.ones(3))
     return net
 
@@ -52,7 +52,7 @@ def trained(name, net, **settings):
 
 
 trained("plain", model(), checkpoint=out + "-run")
-trained("noisy", model(dropout=0.3, how="film", where="every"), clip=1.0, ema=0.9, beta=lambda step: step / 9)
+trained("noisy", model(dropout=0.3, conditioning="film", condition_at="every"), clip=1.0, ema=0.9, beta=lambda step: step / 9)
 trained("watched", model(), validation=data.subset(slice(40)), patience=1, pixels="grey", batch_size=50)
 fit(net := model(), data, seconds=0.2, batch_size=64, device="cpu")  # the first one's clock ends the run for all
 found["clock"] = net.decoder.net.layers[0].weight.detach().clone()

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ import pytest
 from mnist_server import FILES, MD5, PACKED, RAW, Server, idx, lay_out, on_disk
 from torchvision.datasets import MNIST, FashionMNIST
 
-from cvae_lib import data
-from cvae_lib.data import DataUnavailable, _download
+from cvae_lib import data, environment
+from cvae_lib.data import DataUnavailable
+from cvae_lib.data._download import UNPACKED_SHA256
 
 IMAGES = FILES[0]
 Use = Callable[..., None]
@@ -39,9 +41,8 @@ def _small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MNIST, "resources", MD5)
     monkeypatch.setattr(MNIST, "mirrors", [])
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("COURSE_OFFLINE", raising=False)
-    monkeypatch.setattr(_download, "TIMEOUT", 0.3)
-    monkeypatch.setattr(data, "_given_up", set())
+    monkeypatch.delenv("CVAE_OFFLINE", raising=False)
+    monkeypatch.setattr("cvae_lib.data._download.TIMEOUT", 0.3)  # of ten seconds, for which no test should wait
 
 
 @pytest.fixture
@@ -162,8 +163,8 @@ def test_a_broken_file_is_replaced_or_named_but_never_used(
     use: Use, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
 ) -> None:
     content, flaw = DAMAGE[damage]
-    whole = hashlib.sha256(RAW[IMAGES]).hexdigest()
-    monkeypatch.setitem(_download.UNPACKED_SHA256, dict(MD5)[f"{IMAGES}.gz"], whole)
+    whole = hashlib.sha256(RAW[IMAGES]).hexdigest()  # the small file's own, beside those of the published ones
+    monkeypatch.setitem(UNPACKED_SHA256, dict(MD5)[f"{IMAGES}.gz"], whole)
     raw = lay_out(tmp_path, **{IMAGES: content})
 
     message = _sentence(tmp_path, download=False)
@@ -191,8 +192,8 @@ def test_nothing_is_fetched_when_nobody_wants_it(
 ) -> None:
     use("good")
     assert "is missing and download=False forbids fetching it" in _sentence(tmp_path, download=False)
-    monkeypatch.setenv("COURSE_OFFLINE", "1")
-    assert "is missing and COURSE_OFFLINE=1 forbids fetching it" in _sentence(tmp_path)
+    monkeypatch.setenv("CVAE_OFFLINE", "1")
+    assert "is missing and CVAE_OFFLINE=1 forbids fetching it" in _sentence(tmp_path)
     assert server.asked == [] and list(tmp_path.iterdir()) == []
 
 
@@ -230,32 +231,44 @@ def test_a_folder_that_takes_no_files(
         raise OSError(errno.EROFS, "Read-only file system")
 
     use("good")
-    monkeypatch.setattr(_download.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     assert "cannot be written (Read-only file system)" in _sentence(tmp_path)
     assert server.asked == []
 
 
 def test_a_full_disk(use: Use, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fill_up(path: Path, content: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(content[: len(content) // 2])
+    def fill_up(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     use("good")
-    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    monkeypatch.setattr(os, "fsync", fill_up)
     message = _sentence(tmp_path)
     assert message.startswith(f"The disk that holds {tmp_path / 'MNIST' / 'raw'} is full; free about 70 MB")
     assert on_disk(tmp_path) == {}
 
 
-def test_an_interrupt_leaves_no_half_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_share_that_refuses_flushes_and_modes_still_keeps_the_files(
+    use: Use, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    use("good")
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "chmod", refuse)
+    assert len(data.mnist(root=tmp_path)) == 20
+    assert on_disk(tmp_path) == RAW
+
+
+def test_an_interrupt_leaves_no_half_file(use: Use, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    use("good")
     monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        _download.store(b"content", tmp_path / "name")
-    assert list(tmp_path.iterdir()) == []
+        data.mnist(root=tmp_path)
+    assert on_disk(tmp_path) == {}
 
 
 @pytest.mark.parametrize("watched", [True, False])
@@ -267,7 +280,7 @@ def test_progress_is_shown_to_those_who_watch(
     watched: bool,
 ) -> None:
     use("good")
-    monkeypatch.setattr(_download, "someone_watches", lambda: watched)
+    monkeypatch.setattr(environment.settings, "progress", watched)
     data.mnist(root=tmp_path)
     printed = capsys.readouterr()
     assert printed.out == "" and (IMAGES in printed.err) == watched and bool(printed.err) == watched
@@ -286,3 +299,13 @@ def test_digits_takes_what_the_server_gives(use: Use, tmp_path: Path, capsys: py
     use("good")
     assert data.digits(root=tmp_path).name == "MNIST"
     assert capsys.readouterr().out == ""
+
+
+def test_digits_asks_a_network_that_fails_only_once(
+    server: Server, use: Use, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use("missing", "cut")
+    for split in ("train", "test", "train"):
+        assert data.digits(split, root=tmp_path).name == "strokes"
+    assert len(server.asked) == 2, "each mirror once"
+    assert capsys.readouterr().out.count("\n") == 1

@@ -5,9 +5,9 @@ import sources
 from answers.models import ROOT, handed_in
 from sources import SourceError, Target
 
-from cvae_lib import checks
-from cvae_lib.checks import _given, examined
-from cvae_lib.checks._probe import Probe
+from cvae_lib.course import checks
+from cvae_lib.course.checks import _given, examined
+from cvae_lib.course.checks._probe import Probe
 
 EDITIONS = range(60)
 

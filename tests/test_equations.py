@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from collapse import Committed
+from cures import Committed
 from lifting import lift
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
-from cvae_lib import data, series
-from cvae_lib.conditioning import conditioning
+from cvae_lib import data
+from cvae_lib.conditioning import make_conditioning
 from cvae_lib.conditions import (
     AttributeCondition,
     CaptionCondition,
@@ -24,8 +24,9 @@ from cvae_lib.conditions import (
     Vocabulary,
     masked_mean,
 )
+from cvae_lib.course.laboratory import LinearEncoder, LinearGaussian, full_gaussian
+from cvae_lib.datasets import series
 from cvae_lib.evaluation import active_units, calibration, crps_gaussian_mixture
-from cvae_lib.laboratory import LinearEncoder, LinearGaussian, full_gaussian
 from cvae_lib.likelihoods import GaussianPixels
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms, log_importance_weights
@@ -50,7 +51,7 @@ def test_every_numbered_equation_has_a_test_that_names_it():
 @pytest.fixture
 def tiny() -> CVAE:
     torch.manual_seed(5)
-    model = CVAE(CVAEConfig(num_classes=3, latent_dim=1, hidden=(6,), image_shape=(1, 2, 2))).double().eval()
+    model = CVAE(CVAEConfig(num_classes=3, latent_dim=1, hidden=(6,), event_shape=(1, 2, 2))).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
@@ -72,7 +73,7 @@ def table(model: CVAE) -> torch.Tensor:
 def unsteered(tiny) -> CVAE:
     """The same laboratory without a condition."""
     torch.manual_seed(6)
-    model = CVAE(CVAEConfig(num_classes=0, latent_dim=1, hidden=(6,), image_shape=(1, 2, 2))).double().eval()
+    model = CVAE(CVAEConfig(num_classes=0, latent_dim=1, hidden=(6,), event_shape=(1, 2, 2))).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
@@ -379,7 +380,7 @@ def test_equation_4_6_attention_to_one_token_is_addition_and_asks_no_question(fe
 
 
 def test_equation_4_7_told_last_a_label_adds_the_same_to_every_drawing():
-    config = CVAEConfig(num_classes=3, latent_dim=2, hidden=(6, 6), image_shape=(1, 2, 2), where=(2,))
+    config = CVAEConfig(num_classes=3, latent_dim=2, hidden=(6, 6), event_shape=(1, 2, 2), condition_at=(2,))
     model = CVAE(config).double()
     z, y, other = torch.randn(9, 2).double(), torch.full((9,), 0), torch.full((9,), 2)
     difference = (model.likelihood(z, y).base_dist.logits - model.likelihood(z, other).base_dist.logits).flatten(1)
@@ -388,7 +389,7 @@ def test_equation_4_7_told_last_a_label_adds_the_same_to_every_drawing():
 
 
 def test_equation_4_8_an_encoder_alone_steers_nothing():
-    config = CVAEConfig(num_classes=3, latent_dim=1, hidden=(6,), image_shape=(1, 2, 2), condition_in="encoder")
+    config = CVAEConfig(num_classes=3, latent_dim=1, hidden=(6,), event_shape=(1, 2, 2), condition_to="encoder")
     model = CVAE(config).double()
     likelihoods = table(model).detach()
     torch.testing.assert_close(likelihoods[:, :1].expand(-1, 3), likelihoods, atol=0, rtol=0)
@@ -401,7 +402,7 @@ def test_equation_4_9_the_mean_forgets_the_order_and_attention_does_not():
     condition = CaptionCondition(Vocabulary(("three", "seven"), 2), 8).double()
     forth, back = condition(["three seven"]), condition(["seven three"])
     torch.testing.assert_close(masked_mean(forth), masked_mean(back))
-    attention = conditioning("attention", 6, 8).double()
+    attention = make_conditioning("attention", 6, 8).double()
     torch.nn.init.normal_(attention.output.weight)
     h = 5 * torch.randn(1, 6).double()
     assert (attention(h, forth) - attention(h, back)).abs().max() > 1e-4
@@ -469,7 +470,7 @@ def test_equation_5_4_the_best_sigma_is_the_size_of_the_errors():
 
 
 def test_equation_5_5_dropping_mixes_four_losses_in_these_shares():
-    settings = {"condition": "label+attributes", "num_classes": 3, "attributes": ("a",), "image_shape": (1, 2, 2)}
+    settings = {"condition": "label+attributes", "num_classes": 3, "attributes": ("a",), "event_shape": (1, 2, 2)}
     model = CVAE(CVAEConfig(latent_dim=2, hidden=(5,), **settings))
     label, number = model.condition.parts
     rows, p = 4000, 0.2
@@ -536,7 +537,7 @@ def test_equation_6_3_no_other_gaussian_is_cheaper(heap):
 def test_equation_6_4_a_fixed_prior_gives_the_same_bound_and_likelihood():
     absorbed = lift(CHAPTER_06, "Absorbed")["Absorbed"]
     torch.manual_seed(4)
-    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (6,), "image_shape": (1, 2, 2), "prior": "gaussian"}
+    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (6,), "event_shape": (1, 2, 2), "prior": "gaussian"}
     model = CVAE(CVAEConfig(**settings)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -585,11 +586,11 @@ def test_equation_6_6_over_the_whole_data_is_the_aggregate_posterior_which_leave
 
 def test_equation_6_7_the_leash_costs_what_torch_says_and_nothing_at_the_standard_normal():
     chapter = lift(CHAPTER_06, "gaussian_kl", "leashed")
-    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (6,), "image_shape": (1, 2, 2), "prior": "gaussian"}
+    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (6,), "event_shape": (1, 2, 2), "prior": "gaussian"}
     model, x, y = CVAE(CVAEConfig(**settings)).eval(), EVERY_IMAGE.float(), torch.arange(16) % 3
     for moved in (False, True):
         if moved:
-            torch.nn.init.normal_(model.latent_prior.head.out.weight)
+            torch.nn.init.normal_(model.prior_module.head.out.weight)
         p, standard = model.prior(y), Normal(torch.zeros(2), torch.ones(2))
         bounds = []
         for strength in (0.0, 0.7):
@@ -778,7 +779,7 @@ def test_equation_7_1_of_a_deaf_decoder_all_that_is_left_is_minus_the_rate(tiny)
 
 def test_equation_7_2_counts_the_latents_whose_mean_moves():
     images = data.ImageSet((255 * EVERY_IMAGE).byte(), torch.arange(16) % 3, "all", classes=3)
-    model = CVAE(CVAEConfig(num_classes=3, latent_dim=6, hidden=(5,), image_shape=(1, 2, 2))).eval()
+    model = CVAE(CVAEConfig(num_classes=3, latent_dim=6, hidden=(5,), event_shape=(1, 2, 2))).eval()
     with torch.no_grad():
         model.encoder.net.layers[-1].weight[:3] *= 0.01  # three means that hardly move
         model.encoder.net.layers[-1].weight[3:6] *= 10  # and three that do
@@ -1052,7 +1053,7 @@ def test_equation_9_6_no_probability_is_cheaper_than_the_grey_level_itself():
 def patcher() -> CVAE:
     """A model of four binary pixels that is told some of them and where."""
     torch.manual_seed(8)
-    settings = {"condition": "observed", "image_shape": (1, 2, 2), "condition_in": "encoder"}
+    settings = {"condition": "observed", "event_shape": (1, 2, 2), "condition_to": "encoder"}
     model = CVAE(CVAEConfig(latent_dim=1, hidden=(6,), prior="gaussian", **settings)).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -1275,13 +1276,13 @@ def test_equation_10_8_the_pinball_over_all_levels_is_half_the_crps():
 @needs_10
 def test_equation_10_9_draws_twice():
     lifted = lift(CHAPTER_10, "told", "paths")
-    config = CVAEConfig(image_shape=(1, 1, 3), latent_dim=2, hidden=(8,), prior="mixture", likelihood="real")
-    model = CVAE(config, ObservedCondition((1, 1, 4), flat=True)).eval()
+    config = CVAEConfig(event_shape=(3,), latent_dim=2, hidden=(8,), prior="mixture", likelihood="real")
+    model = CVAE(config, condition=ObservedCondition((1, 1, 4), flat=True)).eval()
     y = lifted["told"](torch.randn(2, 4), torch.tensor([[True, True, False, True]] * 2))
     draws = lifted["paths"](model, y, 40_000).double()  # (40000, 2, 3)
     z = model.prior(y).sample((20_000,))
     x = model.likelihood(z, y)
-    mean, inner = x.mean[..., 0, 0, :].double(), x.variance[..., 0, 0, :].double()
+    mean, inner = x.mean.double(), x.variance.double()
     torch.testing.assert_close(draws.mean(0), mean.mean(0).detach(), atol=0.02, rtol=0)
     torch.testing.assert_close(draws.var(0), (inner.mean(0) + mean.var(0)).detach(), atol=0.02, rtol=0)
 

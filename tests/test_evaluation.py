@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from linear_gaussian import LinearGaussian, numbered
+from linear_gaussian import LinearGaussian
 from torch import nn
 from torch.distributions import MultivariateNormal
 
 from cvae_lib.data import ImageSet
 from cvae_lib.evaluation import (
-    Judge,
+    Classifier,
     accuracy,
     class_log_likelihoods,
     control_accuracy,
@@ -23,15 +23,11 @@ from cvae_lib.evaluation import (
     marginal_log_likelihood,
     mean_and_error,
     posterior_means,
-    train_judge,
+    train_classifier,
 )
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.priors import PRIORS
 
-
-@pytest.fixture(autouse=True)
-def full_length(monkeypatch):
-    monkeypatch.setenv("COURSE_PROFILE", "full")
+pytestmark = pytest.mark.usefixtures("full_profile")
 
 
 def scribbles(count: int = 60, classes: int = 3) -> ImageSet:
@@ -45,9 +41,9 @@ def scribbles(count: int = 60, classes: int = 3) -> ImageSet:
     )
 
 
-def model(**changes: object) -> CVAE:
+def model(kind: type[CVAE] = CVAE, **changes: object) -> CVAE:
     torch.manual_seed(0)
-    net = CVAE(CVAEConfig(**{"num_classes": 3, "latent_dim": 1, "hidden": (8,), "image_shape": (1, 4, 3), **changes}))
+    net = kind(CVAEConfig(**{"num_classes": 3, "latent_dim": 1, "hidden": (8,), "event_shape": (1, 4, 3), **changes}))
     with torch.no_grad():
         for parameter in net.decoder.parameters():
             parameter.mul_(2)  # so that z and y matter
@@ -72,22 +68,22 @@ def exact_log_likelihood(
 
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_importance_sampling_finds_the_integral(num_classes):
-    net, images = model(num_classes=num_classes), scribbles()
+    net, images = model(num_classes=num_classes, pixels="threshold"), scribbles()
     x = images.pixels(mode="threshold")
     exact = exact_log_likelihood(net, x, images.labels if num_classes else None)
-    estimate = log_likelihood(net, images, samples=8000, pixels="threshold", precision="float32")
+    estimate = log_likelihood(net, images, samples=8000)  # in pieces, 33 samples of each image at a time
     assert (estimate.per_example - exact).abs().max() < 0.05
     assert estimate.mean == pytest.approx(float(exact.mean()), abs=0.01)
 
 
-def test_a_condition_of_several_parts_is_told_row_by_row():
+def test_a_condition_of_several_parts_goes_row_by_row():
     """A tuple of label and attributes, one of them unknown, against each image's own likelihood."""
     data = scribbles(30)
-    net = model(condition="label+attributes", attributes=("width", "lean"))
+    net = model(condition="label+attributes", attributes=("width", "lean"), pixels="threshold")
     numbers = torch.randn(30, 2)
     numbers[4, 1] = math.nan
     x, y = data.pixels(mode="threshold"), (data.labels, numbers)
-    found = log_likelihood(net, data, samples=4000, y=y, pixels="threshold")
+    found = log_likelihood(net, data, samples=4000, y=y)
     alone = [
         exact_log_likelihood(net.float(), x[i : i + 1].double(), (y[0][i : i + 1], y[1][i : i + 1].double()))
         for i in (0, 4, 29)
@@ -96,24 +92,23 @@ def test_a_condition_of_several_parts_is_told_row_by_row():
     torch.testing.assert_close(found.per_example[[0, 4, 29]].double(), torch.cat(alone), atol=0.03, rtol=0)
     lost = is_y_used(net, data, samples=50, y=y).likelihood_lost
     assert lost.mean > 0 or lost.standard_error > 0
-    with pytest.raises(ValueError, match="one entry per image, 30, not 29"):
+    with pytest.raises(ValueError, match="row for each of the 30 examples, and has 29"):
         log_likelihood(net, data, y=(data.labels, numbers[:29]))
 
 
 def test_fewer_samples_give_a_lower_bound():
-    net, images = model(), scribbles()
-    few, many = (log_likelihood(net, images, samples=k, pixels="threshold").mean for k in (1, 300))
+    net, images = model(pixels="threshold"), scribbles()
+    few, many = (log_likelihood(net, images, samples=k).mean for k in (1, 300))
     exact = float(exact_log_likelihood(net, images.pixels(mode="threshold"), images.labels).mean())
     assert few < many < exact + 0.02
 
 
 @pytest.mark.parametrize("proposal", ["posterior", "prior"])
 def test_both_proposals_converge_to_the_integral_along_nested_draws(proposal):
-    net, images = model(), scribbles(20)
+    net, images = model(pixels="threshold"), scribbles(20)
     exact = exact_log_likelihood(net, images.pixels(mode="threshold"), images.labels)
     counts = [1, 10, 300, 8000]
-    settings = {"proposal": proposal, "pixels": "threshold", "precision": "float32"}
-    points = likelihood_by_samples(net, images, counts, **settings)
+    points = likelihood_by_samples(net, images, counts, proposal=proposal)
     assert (points[-1].per_example - exact).abs().max() < 0.05
     means = [point.mean for point in points]
     assert means[0] < min(means[1:]) - 0.1
@@ -121,28 +116,29 @@ def test_both_proposals_converge_to_the_integral_along_nested_draws(proposal):
         # The sum of the first weights is part of the sum of all: only so if the draws are nested.
         parts = fewer.per_example + math.log(k), more.per_example + math.log(counts[counts.index(k) + 1])
         assert (parts[1] > parts[0]).all()
-    assert log_likelihood(net, images, samples=8000, **settings).mean == pytest.approx(means[-1], abs=0.04)
+    again = log_likelihood(net, images, samples=8000, proposal=proposal)
+    assert again.mean == pytest.approx(means[-1], abs=0.04)
 
 
-@pytest.mark.parametrize("name", PRIORS)
-def test_plain_monte_carlo_asks_no_encoder_and_finds_the_integral_under_every_prior(name, monkeypatch):
-    net, images = model(prior=name, components=3), scribbles(20)
+class _Broken(nn.Module):
+    def forward(self, *_):
+        raise RuntimeError("the network failed")
+
+
+@pytest.mark.parametrize("name", ["standard", "gaussian", "mixture", "vamp"])
+def test_plain_monte_carlo_needs_no_encoder_and_finds_the_integral_under_every_prior(name):
+    net, images = model(prior=name, components=3, pixels="threshold"), scribbles(20)
     with torch.no_grad():
-        for parameter in net.latent_prior.parameters():
+        for parameter in net.prior_module.parameters():
             parameter.mul_(2).add_(0.1 * torch.randn_like(parameter))
     x, y = images.pixels(mode="threshold"), images.labels
     assert net.prior(y).stddev.max() < 3  # so that the grid holds it all
     exact = exact_log_likelihood(net, x, y, lambda z: net.prior(y).log_prob(z))
-
-    def posterior(self, x, y=None):
-        raise AssertionError("the encoder was asked")
-
-    settings = {"pixels": "threshold", "precision": "float32"}
-    other = log_likelihood(net, images, samples=50, **settings)
-    monkeypatch.setattr(CVAE, "posterior", posterior)
-    found = likelihood_by_samples(net, images, [20, 8000], proposal="prior", **settings)[1]
+    other = log_likelihood(net, images, samples=50)
+    net.encoder = _Broken()
+    found = likelihood_by_samples(net, images, [20, 8000], proposal="prior")[1]
     assert (found.per_example - exact).abs().max() < 0.1 and found.mean == pytest.approx(float(exact.mean()), abs=0.02)
-    alone = log_likelihood(net, images, samples=8000, proposal="prior", **settings)
+    alone = log_likelihood(net, images, samples=8000, proposal="prior")
     assert (alone.per_example - exact).abs().max() < 0.1 and alone.mean != other.mean
 
 
@@ -154,21 +150,28 @@ def test_with_the_exact_posterior_the_published_numbers_are_the_closed_form(seed
     p = d + int(torch.randint(0, 4, ()))
     size, noise = 0.3 + torch.rand(d).double(), 0.5 + float(torch.rand(()))
     weight = torch.linalg.qr(torch.randn(p, d, dtype=torch.float64)).Q * size
-    told, centre = torch.randn(64, p, dtype=torch.float64), torch.randn(64, d, dtype=torch.float64)
+    decode_y, centre = torch.randn(64, p, dtype=torch.float64), torch.randn(64, d, dtype=torch.float64)
     labels, u = torch.randint(0, 64, (30,)), 2 * torch.randn(30, p, dtype=torch.float64)
     precision = 1 + size**2 / noise**2
     encode = weight.T / noise**2 / precision[:, None]
-    shift = centre / precision - told @ encode.T
     net = LinearGaussian(
-        u, encode, precision**-0.5, decode=weight, noise=noise, shift=shift, prior_mean=centre, told=told
+        encode,
+        precision**-0.5,
+        decode=weight,
+        noise=noise,
+        encode_y=centre / precision - decode_y @ encode.T,
+        prior_mean=centre,
+        decode_y=decode_y,
     )
     covariance = weight @ weight.T + noise**2 * torch.eye(p, dtype=torch.float64)
-    exact = MultivariateNormal(told + centre @ weight.T, covariance).log_prob(u[:, None])  # (30, 64), under every label
+    exact = MultivariateNormal(decode_y + centre @ weight.T, covariance).log_prob(
+        u[:, None]
+    )  # (30, 64), under every label
     own = float(exact[torch.arange(30), labels].mean())
-    for found in likelihood_by_samples(net, numbered(labels), [1, 7, 150], pixels="grey"):
+    for found in likelihood_by_samples(net, (u, labels), [1, 7, 150]):
         assert abs(found.mean - own) < 1e-9
-    assert abs(log_likelihood(net, numbered(labels), samples=3, pixels="grey").mean - own) < 1e-9
-    whole = marginal_log_likelihood(net, numbered(labels), samples=2, pixels="grey")
+    assert abs(log_likelihood(net, (u, labels), samples=3).mean - own) < 1e-9
+    whole = marginal_log_likelihood(net, u, samples=2)  # which needs no labels
     assert abs(whole.mean - float(exact.logsumexp(1).mean() - math.log(64))) < 1e-9
 
 
@@ -178,57 +181,54 @@ def test_numbers_of_samples_that_make_no_curve_are_refused(counts, message):
         likelihood_by_samples(model(), scribbles(), counts)
 
 
-def test_splitting_the_samples_changes_nothing_but_memory(monkeypatch):
-    from cvae_lib.evaluation import likelihood
+class _Counting(CVAE):
+    """Notes for how many z its decoder is asked at once."""
 
-    net, images = model(), scribbles()
-    whole = log_likelihood(net, images, samples=500, pixels="threshold").mean
-    monkeypatch.setattr(likelihood, "ROWS_AT_ONCE", 100)
-    assert log_likelihood(net, images, samples=500, pixels="threshold").mean == pytest.approx(whole, abs=0.02)
+    def likelihood(self, z, y=None):
+        self.rows.append(z.shape[:-1].numel())
+        return super().likelihood(z, y)
 
 
-@pytest.mark.parametrize("likelihood, most", [("bernoulli", 2000), ("categorical", 2000), ("categorical", 700)])
-def test_no_more_is_decoded_at_once_however_many_samples(likelihood, most, monkeypatch):
-    """Memory does not grow with K: not the rows, and not the numbers where each pixel has many."""
-    from cvae_lib.evaluation import likelihood as module
-
-    rows, original = [], CVAE.likelihood
-    monkeypatch.setattr(
-        CVAE, "likelihood", lambda self, z, y=None: rows.append(z.shape[:-1].numel()) or original(self, z, y)
-    )
-    monkeypatch.setattr(module, "NUMBERS_AT_ONCE", 4 * 3 * 7 * most)
-    net, images = model(likelihood=likelihood, levels=7), scribbles()
+def test_no_more_is_decoded_at_once_however_many_samples():
+    """Memory does not grow with K: 60 images go 33 samples at a time, 1,980 rows of at most 2,000."""
+    net, images = model(_Counting), scribbles()
+    net.rows = []
     log_likelihood(net, images, samples=1000)
     class_log_likelihoods(net, images, samples=70)
-    assert max(rows) == most // 60 * 60  # 60 images at a time
-    rows.clear()
+    assert max(net.rows) == 1980
+    net.rows.clear()
     is_y_used(net, images, samples=500)
-    assert max(rows) == most // 500 * 500
+    assert max(net.rows) == 2000
+
+
+def test_fewer_are_decoded_at_once_where_each_pixel_has_many_numbers():
+    """At most 2^24 numbers, 64 MB: 83 rows of 28 x 28 pixels with 256 levels, so 80 of 4 images."""
+    net = model(_Counting, event_shape=(1, 28, 28), likelihood="categorical")
+    images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
+    net.rows = []
+    log_likelihood(net, (images, torch.arange(4) % 3), samples=50)
+    assert max(net.rows) == 80 and sum(net.rows) == 200
 
 
 def test_the_seed_fixes_the_draws():
-    net, images = model(), scribbles()
-    one, again, other = (log_likelihood(net, images, samples=2, pixels="grey", seed=seed).mean for seed in (3, 3, 4))
+    net, images = model(pixels="grey"), scribbles()
+    one, again, other = (log_likelihood(net, images, samples=2, seed=seed).mean for seed in (3, 3, 4))
     assert one == again != other
 
 
-def test_binarisation_is_shared_by_models_and_follows_the_seed(monkeypatch):
+def test_binarisation_is_shared_by_models_and_follows_the_seed():
     seen = []
-    original = CVAE.posterior
-
-    def noting(self, x, y=None):
-        seen.append(x)
-        return original(self, x, y)
-
-    monkeypatch.setattr(CVAE, "posterior", noting)
     for net, seed in ((model(), 0), (model(hidden=(9,), num_classes=0), 0), (model(), 1)):
+        handle = net.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
         log_likelihood(net, scribbles(), samples=7, seed=seed)
-    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+        handle.remove()
+    assert torch.equal(seen[0], seen[2]) is False and torch.equal(seen[0], seen[1])
+    assert set(seen[0].unique().tolist()) == {0.0, 1.0}
 
 
 def test_the_columns_of_the_class_table_are_exact_under_every_label():
-    net, images = model(), scribbles()
-    table = class_log_likelihoods(net, images, samples=20_000, pixels="threshold", precision="float32")
+    net, images = model(pixels="threshold"), scribbles()
+    table = class_log_likelihoods(net, images, samples=20_000)
     x = images.pixels(mode="threshold")
     for label in range(3):
         exact = exact_log_likelihood(net, x, torch.full((len(x),), label))
@@ -238,12 +238,11 @@ def test_the_columns_of_the_class_table_are_exact_under_every_label():
 
 
 def test_summing_over_the_labels_gives_the_likelihood_without_them():
-    net, images = model(), scribbles()
+    net, images = model(pixels="threshold"), scribbles()
     x, share = images.pixels(mode="threshold"), torch.tensor([0.7, 0.3, 0.0])
     exact = torch.stack([exact_log_likelihood(net, x, torch.full((len(x),), label)) for label in range(3)], 1)
-    settings = {"samples": 3000, "pixels": "threshold", "precision": "float32"}
     for frequencies, weights in ((None, torch.full((3,), 1 / 3)), (share, share)):
-        found = marginal_log_likelihood(net, images, frequencies=frequencies, **settings)
+        found = marginal_log_likelihood(net, images, frequencies=frequencies, samples=3000)
         truth = (exact.exp() * weights).sum(1).log()
         assert (found.per_example - truth).abs().max() < 0.05 and found.mean == pytest.approx(
             float(truth.mean()), abs=0.01
@@ -270,7 +269,7 @@ def test_no_samples_is_refused():
         log_likelihood(model(), scribbles(), samples=0)
 
 
-class _Oracle(Judge):
+class _Oracle(Classifier):
     """Reads the class a painted image carries in its first pixel."""
 
     def read(self, x):
@@ -298,15 +297,20 @@ def test_control_accuracy_counts_what_was_read_as_asked():
         control_accuracy(_Painter(CVAEConfig(hidden=(4,))), _Oracle(), count=5)
 
 
-def test_a_judge_learns_to_tell_where_the_ink_is():
+def test_a_classifier_learns_to_tell_where_the_ink_is():
     labels = torch.arange(400) % 2
     images = torch.zeros(400, 1, 28, 28, dtype=torch.uint8)
     images[labels == 0, :, 4:12, 8:20] = 220
     images[labels == 1, :, 16:24, 8:20] = 220
     data = ImageSet(images, labels, "halves", classes=2)
-    assert accuracy(train_judge(data, epochs=4, batch_size=50), data) > 0.97
+    trained = train_classifier(data, epochs=4, batch_size=50)
+    assert accuracy(trained, data) > 0.97 and not trained.training
+    again = train_classifier((images / 255, labels), epochs=4, batch_size=50)  # the same images, so the same weights
+    torch.testing.assert_close(again.state_dict(), trained.state_dict())
+    with pytest.raises(ValueError, match="needs a label"):
+        train_classifier(images)
     with pytest.raises(ValueError, match=r"images of shape \(1, 28, 28\), and those of .* are \(1, 14, 28\)"):
-        train_judge(dataclasses.replace(data, images=data.images[:, :, ::2]))
+        train_classifier(dataclasses.replace(data, images=data.images[:, :, ::2]))
 
 
 def test_a_linear_probe_reads_what_is_linear_and_nothing_else():
@@ -319,12 +323,20 @@ def test_a_linear_probe_reads_what_is_linear_and_nothing_else():
     assert linear_probe(z[:1000].double(), linear[:1000], z[1000:].double(), linear[1000:]) > 0.97
 
 
-def test_posterior_means_are_the_encoders():
+def test_posterior_means_are_the_encoders_for_grey_levels():
     net, images = model(), scribbles()
-    expected = net.encoder(images.pixels(), nn.functional.one_hot(images.labels, 3).float())[0]
-    torch.testing.assert_close(posterior_means(net, images), expected.detach())
+    y = nn.functional.one_hot(images.labels, 3).float()
+    expected = net.encoder(images.pixels(), y)[0].detach()
+    torch.testing.assert_close(posterior_means(net, images), expected)
+    other = net.encoder(images.pixels(), y.flip(0))[0].detach()
+    torch.testing.assert_close(posterior_means(net, images, y=images.labels.flip(0)), other)
 
 
-def test_the_fast_profile_looks_at_fewer_images(monkeypatch):
-    monkeypatch.setenv("COURSE_PROFILE", "fast")
+def test_posterior_means_of_a_model_of_black_and_white_are_for_black_and_white():
+    net, images = model(pixels="threshold", num_classes=0), scribbles()
+    expected = net.encoder(images.pixels(mode="threshold"), None)[0].detach()
+    torch.testing.assert_close(posterior_means(net, images), expected)
+
+
+def test_the_fast_profile_looks_at_fewer_images(fast_profile):
     assert len(log_likelihood(model(), scribbles(600), samples=100).per_example) == 200

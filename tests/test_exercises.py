@@ -12,12 +12,12 @@ import sources
 from answers.models import STEMS
 from sources import Target
 
-from cvae_lib import checks
-from cvae_lib.checks._registry import EXERCISES
+from cvae_lib.course import checks
+from cvae_lib.course.checks._registry import EXERCISES
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNNER = ROOT / "tests" / "run_cells.py"
-WRONG_BY_HAND = 'from cvae_lib.checks import check\ncheck("1.1", 6.8)'
+WRONG_BY_HAND = 'from cvae_lib.course.checks import check\ncheck("1.1", 6.8)'
 
 
 def run(path, tmp_path, **environment):

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from cvae_lib import data, evaluation, faces
-from cvae_lib.faces import NAMES, Faces
+from cvae_lib import data, evaluation
+from cvae_lib.datasets import faces
+from cvae_lib.datasets.faces import NAMES, Faces
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ from answers.chapter_01 import with_decode
 from answers.chapter_03 import Hears
 from torch import nn
 
-from cvae_lib import checks
-from cvae_lib.checks import _registry, _runner, examined
-from cvae_lib.checks._probe import Probe
-from cvae_lib.checks._registry import EXERCISES
-from cvae_lib.checks._verdict import Wrong, shown
+from cvae_lib.course import checks
+from cvae_lib.course.checks import _registry, _runner, examined
+from cvae_lib.course.checks._probe import Probe
+from cvae_lib.course.checks._registry import EXERCISES
+from cvae_lib.course.checks._verdict import Wrong, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 rate = RIGHT["1.3"][0][1][0]
@@ -284,7 +284,7 @@ def script(code, **environment):
 
 def test_progress_survives_a_restart_and_is_described(tmp_path):
     state = str(tmp_path / "a folder")
-    start = "from cvae_lib.checks import check, progress\n"
+    start = "from cvae_lib.course.checks import check, progress\n"
     script(start + 'check("1.1", 3.4); check("1.5", 784); check("2.1", ..., ...)', CVAE_STATE=state)
     assert json.loads((tmp_path / "a folder" / "progress.json").read_text()) == {"1.1": "passed", "1.5": "tried"}
     script(start + 'check("1.1", 7); check("1.5", 3.07)', CVAE_STATE=state)  # once passed, it stays passed
@@ -294,7 +294,7 @@ def test_progress_survives_a_restart_and_is_described(tmp_path):
 
 
 def test_progress_lies_in_the_users_folder_and_only_for_a_user(tmp_path):
-    code = 'from cvae_lib.checks import check\ncheck("1.1", 3.4)'
+    code = 'from cvae_lib.course.checks import check\ncheck("1.1", 3.4)'
     home = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
     for quiet in ("COURSE_STRICT", "COURSE_UNATTENDED"):
         script(code, **home, **{quiet: "1"})

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cvae_lib import plots, widgets
+from cvae_lib.course import figures, panels
 
 
 def fan(**more):
     draws = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
-    return plots.Fan("a window", torch.arange(10.0) / 10, draws, **more)
+    return figures.Fan("a window", torch.arange(10.0) / 10, draws, **more)
 
 
 def lines(axes):
@@ -21,7 +21,7 @@ def lines(axes):
 def test_a_fan_shows_the_bands_of_its_draws_and_hides_what_is_hidden():
     mask = torch.arange(10) < 7
     shown = fan(mask=mask, future=torch.ones(6), paths=3, lines={"mean": torch.zeros(6)}, exact=torch.randn(50, 6))
-    (axes,) = plots.fans([shown], "A fan of a forecast, for a test.").figure.axes
+    (axes,) = figures.fans([shown], "A fan of a forecast, for a test.").figure.axes
     window = lines(axes)["window"].get_ydata()
     np.testing.assert_allclose(window[:7], shown.window[:7].numpy())
     assert np.isnan(window[7:]).all() and list(lines(axes)["hidden"].get_xdata()) == [-2, -1, 0]
@@ -37,19 +37,19 @@ def test_a_fan_shows_the_bands_of_its_draws_and_hides_what_is_hidden():
 
 
 def test_fans_share_their_scale_and_one_legend():
-    picture = plots.fans([fan(), fan(bands=False, paths=2), fan(), fan()], "Four fans, for a test.", columns=3)
+    picture = figures.fans([fan(), fan(bands=False, paths=2), fan(), fan()], "Four fans, for a test.", columns=3)
     axes = picture.figure.axes
     assert len(axes) == 6 and len({place.get_ylim() for place in axes[:4]}) == 1
     assert not axes[4].axison and len(picture.figure.legends) == 1
     assert not axes[1].collections
     with pytest.raises(ValueError, match="at least one window"):
-        plots.fans([], "None.")
+        figures.fans([], "None.")
 
 
 def test_a_timeline_marks_the_weeks_without_a_value():
     values = torch.arange(50.0)
     values[[4, 20]] = math.nan
-    picture = plots.timeline(1958 + torch.arange(50.0), values, "A record with two holes.", spans={"fit": (1960, 1970)})
+    picture = figures.timeline(1958 + torch.arange(50.0), values, "A record with two holes.", spans={"fit": (1960, 1970)})
     (axes,) = picture.figure.axes
     assert list(axes.get_lines()[1].get_xdata()) == [1962, 1978]
     assert [text.get_text() for text in axes.texts] == ["fit"]
@@ -75,7 +75,7 @@ def windows():
 
 
 def test_the_panel_hides_the_end_of_a_window(windows):
-    panel = widgets.forecast_panel(windows, {"steady": steady, "exact law": exact})
+    panel = panels.forecast_panel(windows, {"steady": steady, "exact law": exact})
     assert panel.start() == {"window": "falling", "name": "steady", "hidden": 0}
     first = panel.draw(window="rising", name="steady", hidden=0.0)
     later = panel.draw(window="rising", name="steady", hidden=5.0)
@@ -95,17 +95,17 @@ def test_the_panel_leaves_the_readers_random_numbers_alone(windows):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    widgets.draw_forecast(windows, {"steady": steady}, "rising", "steady", 2, (-9.0, 9.0))
+    panels.draw_forecast(windows, {"steady": steady}, "rising", "steady", 2, (-9.0, 9.0))
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_forecasts_that_cannot_be_drawn_are_refused(windows):
     tell = {"steady": steady}
     with pytest.raises(ValueError, match="no window 'flat'; there are falling, rising"):
-        widgets.draw_forecast(windows, tell, "flat", "steady", 0, (0.0, 1.0))
+        panels.draw_forecast(windows, tell, "flat", "steady", 0, (0.0, 1.0))
     with pytest.raises(ValueError, match="no forecaster 'oracle'; there are steady"):
-        widgets.draw_forecast(windows, tell, "rising", "oracle", 0, (0.0, 1.0))
+        panels.draw_forecast(windows, tell, "rising", "oracle", 0, (0.0, 1.0))
     with pytest.raises(ValueError, match="so 12 cannot be hidden"):
-        widgets.draw_forecast(windows, tell, "rising", "steady", 12, (0.0, 1.0))
+        panels.draw_forecast(windows, tell, "rising", "steady", 12, (0.0, 1.0))
     with pytest.raises(ValueError, match="at least one window and one forecaster"):
-        widgets.forecast_panel(windows, {})
+        panels.forecast_panel(windows, {})

@@ -15,7 +15,6 @@ from cvae_lib.evaluation import (
     interval_coverage,
     mean_and_error,
 )
-from cvae_lib.evaluation import forecasts as forecasts_module
 
 
 def doubles(*shape, seed=0):
@@ -118,13 +117,13 @@ def test_the_energy_score_of_one_number_is_the_crps(fair):
     torch.testing.assert_close(energy_score(samples, obs, fair=fair), crps(samples, obs, fair=fair)[:, 0])
 
 
-@pytest.mark.parametrize("at_once", [1, 40, 150, 1000])
-def test_the_energy_score_is_the_same_in_any_pieces(at_once, monkeypatch):
-    samples, obs = doubles(12, 7, 4), doubles(7, 4, seed=1)
-    whole = energy_score(samples, obs)
-    monkeypatch.setattr(forecasts_module, "DISTANCES_AT_ONCE", at_once)
-    order = torch.randperm(12)
-    torch.testing.assert_close(energy_score(samples[order], obs), whole)
+@pytest.mark.parametrize(("m", "n"), [(12, 7), (700, 9), (2500, 2)])
+def test_the_energy_score_is_the_same_in_pieces_and_in_any_order(m, n):
+    """Few samples go at once, 700 series by series in groups of four, 2,500 in parts of one series."""
+    samples, obs = doubles(m, n, 4), doubles(n, 4, seed=1)
+    pairs = torch.stack([torch.pdist(samples[:, series]).mean() / 2 for series in range(n)])
+    whole = (samples - obs).norm(dim=2).mean(0) - pairs
+    torch.testing.assert_close(energy_score(samples[torch.randperm(m)], obs), whole)
 
 
 def test_the_energy_score_sees_what_the_crps_of_each_entry_cannot():
@@ -245,10 +244,10 @@ def test_the_report_is_the_scores_with_their_errors():
     assert single.energy is None and len(str(single).splitlines()) == 4
 
 
-@pytest.mark.parametrize("profile, seen", [("fast", 60), ("full", 90)])
-def test_a_report_looks_at_all_samples_but_on_the_fast_profile(profile, seen, monkeypatch):
-    monkeypatch.setenv("COURSE_PROFILE", profile)
-    samples, obs = doubles(90, 5, 2), doubles(5, 2, seed=1)
+@pytest.mark.parametrize("profile, seen", [("fast_profile", 200), ("full_profile", 250)])
+def test_a_report_looks_at_all_samples_but_on_the_fast_profile(profile, seen, request):
+    request.getfixturevalue(profile)
+    samples, obs = doubles(250, 5, 2), doubles(5, 2, seed=1)
     assert forecast_report(samples, obs).crps.mean == pytest.approx(float(crps(samples[:seen], obs).mean()))
 
 

@@ -15,19 +15,19 @@ from cvae_lib.data import binarise
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms, importance_weighted_bound
 from cvae_lib.training import seeded
-from cvae_lib.widgets import completed, observed_part
+from cvae_lib.course.panels import completed, observed_part
 
 B = 5
 SETTINGS = {
     "vae": {"num_classes": 0},
     "label": {},
     "embedding": {"condition": "embedding"},
-    "attributes": {"condition": "attributes", "attributes": ("a", "b"), "how": "addition"},
-    "several": {"condition": "label+attributes", "attributes": ("a", "b"), "how": "film"},
-    "caption": {"condition": "caption", "words": ("big", "two"), "caption_length": 3, "how": "attention"},
+    "attributes": {"condition": "attributes", "attributes": ("a", "b"), "conditioning": "addition"},
+    "several": {"condition": "label+attributes", "attributes": ("a", "b"), "conditioning": "film"},
+    "caption": {"condition": "caption", "words": ("big", "two"), "caption_length": 3, "conditioning": "attention"},
     "observed": {"condition": "observed"},
-    "convolutional": {"network": "convolutional", "hidden": (4, 8), "how": "batchnorm", "where": "every"},
-    "image": {"network": "convolutional", "hidden": (4, 8), "condition": "observed", "how": "attention"},
+    "convolutional": {"network": "convolutional", "hidden": (4, 8), "conditioning": "batchnorm", "condition_at": "every"},
+    "image": {"network": "convolutional", "hidden": (4, 8), "condition": "observed", "conditioning": "attention"},
     "gaussian prior": {"prior": "gaussian"},
     "mixture": {"prior": "mixture"},
     "pseudo-images": {"prior": "vamp", "num_classes": 0},

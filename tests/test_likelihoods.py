@@ -7,19 +7,23 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Independent, Normal
 
+from cvae_lib.gaussians import bounded_log_variance
 from cvae_lib.likelihoods import (
-    LIKELIHOODS,
     BernoulliPixels,
     CategoricalPixels,
     GaussianPixels,
     LogisticPixels,
-    likelihood,
     masked,
 )
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.networks import bounded_log_variance
 
+LIKELIHOODS = ("bernoulli", "gaussian", "gaussian_per_pixel", "real", "logistic", "categorical")
 DISCRETE = {"bernoulli": 2, "logistic": 7, "categorical": 7}
+
+
+def likelihood(name: str, levels: int = 256) -> nn.Module:
+    """Return the likelihood that a model with this setting has."""
+    return CVAE(CVAEConfig(hidden=(2,), event_shape=(2, 3, 2), likelihood=name, levels=levels)).likelihood_module
 
 
 def output(module: nn.Module, *lead: int, channels: int = 2, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -31,16 +35,17 @@ def pixels(*shape: int, levels: int = 2, dtype: torch.dtype = torch.float64) -> 
     return torch.randint(0, levels, shape).to(dtype) / (levels - 1)
 
 
-# --- Bernoulli: the fast sum against torch's own ---------------------------------------------------------------
+# --- Bernoulli ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("image", [(1, 28, 28), (3, 32, 32), (1, 1, 787), (2, 3, 2)])
 @pytest.mark.parametrize("size", [0.1, 3.0, 60.0])
-def test_bernoulli_is_torchs_in_value_and_gradient(image, size):
+def test_bernoulli_is_its_formula_in_value_and_gradient(image, size):
     logits = (size * torch.randn(4, *image, dtype=torch.float64)).requires_grad_()
+    log_sigmoid = nn.functional.logsigmoid
     for x in (pixels(4, *image), torch.rand(4, *image, dtype=torch.float64)):
         ours = BernoulliPixels()(logits).log_prob(x)
-        expected = Independent(Bernoulli(logits=logits, validate_args=False), 3).log_prob(x)
+        expected = (x * log_sigmoid(logits) + (1 - x) * log_sigmoid(-logits)).sum((1, 2, 3))
         torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-12)
         ours, expected = (torch.autograd.grad(value.sum(), logits)[0] for value in (ours, expected))
         torch.testing.assert_close(ours, expected, atol=1e-12, rtol=1e-12)
@@ -76,7 +81,7 @@ def test_bernoulli_takes_several_draws_of_z_and_passes_gradcheck():
     torch.testing.assert_close(per_example, x - torch.sigmoid(logits[0]))
 
 
-def test_bernoulli_is_torchs_where_the_fast_sum_does_not_apply():
+def test_bernoulli_takes_more_images_than_parameters_and_a_gradient_for_the_image():
     logits, x = torch.randn(4, 1, 3, 2, dtype=torch.float64), torch.rand(5, 4, 1, 3, 2, dtype=torch.float64)
     assert BernoulliPixels()(logits).log_prob(x).shape == (5, 4)  # more images than parameters
     image = x[0].clone().requires_grad_()
@@ -85,6 +90,49 @@ def test_bernoulli_is_torchs_where_the_fast_sum_does_not_apply():
     half = BernoulliPixels()(logits.bfloat16())
     assert half.log_prob(x[0].float()).dtype == torch.float32
     assert math.isnan(BernoulliPixels()(logits * math.nan).log_prob(x[0])[0])
+
+
+# --- vectors ------------------------------------------------------------------------------------------------------
+
+
+def test_vectors_are_torchs_distributions_with_one_axis_per_event():
+    torch.manual_seed(3)
+    out, x = torch.randn(5, 4, 14, dtype=torch.float64), torch.rand(4, 7, dtype=torch.float64)
+    for scale, first in (("global", out[..., :7]), ("pixel", out)):
+        for link in ("sigmoid", "identity"):
+            module = GaussianPixels(scale, link, event_dims=1).double()
+            mean = out[..., :7].sigmoid() if link == "sigmoid" else out[..., :7]
+            log_variance = 10 * torch.tanh((out[..., 7:] * (scale == "pixel") - 3) / 10)
+            expected = Independent(Normal(mean, (0.5 * log_variance).exp().expand_as(mean)), 1)
+            p = module(first)
+            assert (p.batch_shape, p.event_shape) == ((5, 4), (7,))
+            torch.testing.assert_close(p.log_prob(x), expected.log_prob(x))
+            torch.testing.assert_close(p.mean, expected.mean)
+    p = BernoulliPixels(event_dims=1)(out)
+    torch.testing.assert_close(
+        p.log_prob((out > 0).double()[0]), Independent(Bernoulli(logits=out), 1).log_prob((out > 0).double()[0])
+    )
+    p, levels = CategoricalPixels(7, event_dims=1)(out), pixels(4, 2, levels=7)
+    logits = out.unflatten(-1, (7, 2)).mT  # (5, 4, 2, 7)
+    torch.testing.assert_close(p.log_prob(levels), Categorical(logits=logits).log_prob((6 * levels).round()).sum(-1))
+    out[..., 7:] += 6  # wide enough that a difference of two sigmoids has its digits
+    p, loc, scale = (
+        LogisticPixels(7, event_dims=1)(out),
+        (1 + out[..., :7]) / 2,
+        (5 * (out[..., 7:] / 10).tanh() - 3).exp(),
+    )
+    k = torch.randint(1, 6, (4, 7)).double()  # inner levels, whose bins have two ends
+    inside = torch.sigmoid(((k + 0.5) / 6 - loc) / scale) - torch.sigmoid(((k - 0.5) / 6 - loc) / scale)
+    torch.testing.assert_close(p.log_prob(k / 6), inside.log().sum(-1))
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("event_shape", [(5,), (2, 5)], ids=str)
+def test_a_model_of_vectors_or_matrices_scores_and_draws(name, event_shape):
+    config = CVAEConfig(num_classes=3, latent_dim=2, hidden=(8,), event_shape=event_shape, likelihood=name, levels=5)
+    model, x, y = CVAE(config).double(), pixels(4, *event_shape).double(), torch.tensor([0, 1, 2, 0])
+    assert model.likelihood(torch.randn(3, 4, 2).double(), y).log_prob(x).shape == (3, 4)
+    assert model.draw(y).shape == model.draw(y, sample=True).shape == (4, *event_shape)
 
 
 # --- the others ---------------------------------------------------------------------------------------------------
@@ -201,7 +249,7 @@ def test_gradients_are_right_and_devices_and_dtypes_are_followed(name):
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_a_model_with_it_scores_draws_and_rebuilds(name):
     torch.manual_seed(0)
-    config = CVAEConfig(num_classes=3, latent_dim=2, hidden=(8,), image_shape=(2, 3, 2), likelihood=name, levels=5)
+    config = CVAEConfig(num_classes=3, latent_dim=2, hidden=(8,), event_shape=(2, 3, 2), likelihood=name, levels=5)
     model, y = CVAE(config).double(), torch.tensor([0, 2])
     x = pixels(2, 2, 3, 2, levels=2)
     p = model.likelihood(torch.randn(4, 2, 2, dtype=torch.float64), y)
@@ -255,6 +303,8 @@ def test_observing_part_is_summing_over_the_rest():
 def test_mistakes_are_named(as_users_call):
     with pytest.raises(ValueError, match=r"'gauss'.*bernoulli"):
         likelihood("gauss")
+    with pytest.raises(ValueError, match="'grey', 'stochastic' or 'threshold', not 'binary'"):
+        BernoulliPixels("binary")
     with pytest.raises(ValueError, match="multiple of 2"):
         LogisticPixels()(torch.zeros(1, 3, 2, 2))
     with pytest.raises(ValueError, match="'global' or 'pixel'"):

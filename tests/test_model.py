@@ -7,14 +7,15 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from cvae_lib.conditioning import CONDITIONINGS, conditioning
+from cvae_lib.conditioning import CONDITIONINGS, make_conditioning
 from cvae_lib.conditions import MISSING, LabelCondition, NoCondition
+from cvae_lib.gaussians import LOG_VARIANCE_BOUND, bounded_log_variance
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.networks import LOG_VARIANCE_BOUND, MLP, bounded_log_variance
+from cvae_lib.networks import MLP
 from cvae_lib.objective import Terms, elbo_terms, kl_per_latent, log_importance_weights
 from cvae_lib.priors import StandardNormal
 
-SMALL = {"latent_dim": 3, "hidden": (16,), "image_shape": (1, 6, 5)}
+SMALL = {"latent_dim": 3, "hidden": (16,), "event_shape": (1, 6, 5)}
 
 
 def small(**changes: object) -> CVAE:
@@ -58,7 +59,7 @@ def test_no_condition_has_no_width():
 @pytest.mark.parametrize("space", [(), (3, 2)])
 def test_changing_y_changes_the_output(name, space):
     torch.manual_seed(0)
-    layer = conditioning(name, 5, 4)
+    layer = make_conditioning(name, 5, 4)
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     h, c = torch.randn(2, 5, *space), torch.eye(4)[:2]
@@ -68,7 +69,7 @@ def test_changing_y_changes_the_output(name, space):
 
 
 def test_film_starts_as_the_identity_and_is_the_formula():
-    layer, h, c = conditioning("film", 5, 4), torch.randn(3, 5, 2, 2), torch.randn(3, 4)
+    layer, h, c = make_conditioning("film", 5, 4), torch.randn(3, 5, 2, 2), torch.randn(3, 4)
     assert torch.equal(layer(h, c), h)
     nn.init.normal_(layer.modulate.weight)
     gamma, beta = (c @ layer.modulate.weight.T).split(5, dim=1)
@@ -78,14 +79,14 @@ def test_film_starts_as_the_identity_and_is_the_formula():
 
 def test_addition_of_a_one_hot_row_is_concatenation_followed_by_a_linear_layer():
     h, c = torch.randn(3, 5), torch.eye(4)[[0, 2, 2]]
-    add, linear = conditioning("addition", 5, 4), nn.Linear(9, 5, bias=False)
+    add, linear = make_conditioning("addition", 5, 4), nn.Linear(9, 5, bias=False)
     linear.weight.data = torch.cat([torch.eye(5), add.embed.weight.data], dim=1)
-    torch.testing.assert_close(add(h, c), linear(conditioning("concatenation", 5, 4)(h, c)))
+    torch.testing.assert_close(add(h, c), linear(make_conditioning("concatenation", 5, 4)(h, c)))
 
 
 def test_an_unknown_conditioning_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'glue'.*film"):
-        conditioning("glue", 2, 2)
+        make_conditioning("glue", 2, 2)
 
 
 def test_an_mlp_is_the_chain_of_its_layers():
@@ -103,12 +104,12 @@ def test_hidden_blocks_of_equal_width_are_skipped_over():
     torch.testing.assert_close(net(h, None), last(one + nn.functional.silu(second(one))))
 
 
-def test_where_decides_how_many_blocks_hear_the_condition():
-    assert len(MLP(3, (4, 4), 2, condition_dim=2, where="first").slots) == 1
-    assert len(MLP(3, (4, 4), 2, condition_dim=2, where="every").slots) == 3
-    assert len(MLP(3, (4, 4), 2, condition_dim=0, where="every").slots) == 0
+def test_condition_at_decides_how_many_blocks_read_the_condition():
+    assert len(MLP(3, (4, 4), 2, condition_dim=2, condition_at="first").slots) == 1
+    assert len(MLP(3, (4, 4), 2, condition_dim=2, condition_at="every").slots) == 3
+    assert len(MLP(3, (4, 4), 2, condition_dim=0, condition_at="every").slots) == 0
     with pytest.raises(ValueError, match="nowhere"):
-        MLP(3, (4,), 2, where="nowhere")
+        MLP(3, (4,), 2, condition_at="nowhere")
 
 
 def test_log_variances_are_bounded_without_a_dead_gradient():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from cvae_lib.laboratory import LinearEncoder, LinearGaussian
+from cvae_lib.course.laboratory import LinearEncoder, LinearGaussian
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import (
     Constant,
@@ -23,7 +23,7 @@ from cvae_lib.objective import (
 
 def model(**changes: object) -> CVAE:
     torch.manual_seed(0)
-    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (8,), "image_shape": (1, 3, 2)}
+    settings = {"num_classes": 3, "latent_dim": 2, "hidden": (8,), "event_shape": (1, 3, 2)}
     return CVAE(CVAEConfig(**{**settings, **changes})).double()
 
 
@@ -227,7 +227,7 @@ def test_what_is_hidden_does_not_count_for_draws_of_the_prior_either():
 def test_masked_images_of_several_channels_in_both_networks(network, mask_channels):
     """By hand: the encoder reads zeros where nothing is seen, and the pixels seen are added up."""
     torch.manual_seed(0)
-    config = CVAEConfig(num_classes=3, latent_dim=2, hidden=(8,), image_shape=(3, 28, 28), network=network)
+    config = CVAEConfig(num_classes=3, latent_dim=2, hidden=(8,), event_shape=(3, 28, 28), network=network)
     net = CVAE(config).double()
     x = (torch.rand(5, 3, 28, 28) < 0.4).double()
     mask = torch.rand(5, mask_channels, 28, 28) < 0.5

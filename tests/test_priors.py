@@ -7,18 +7,18 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal, kl_divergence
 
+from cvae_lib.gaussians import LOG_VARIANCE_BOUND
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.networks import LOG_VARIANCE_BOUND
 from cvae_lib.objective import elbo_terms, kl_per_latent, log_importance_weights
 from cvae_lib.priors import (
-    PRIORS,
     ConditionalGaussian,
     ConditionalMixture,
     StandardNormal,
     VampPrior,
-    prior,
     tempered_sample,
 )
+
+PRIORS = ("standard", "gaussian", "mixture", "vamp")
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -29,10 +29,15 @@ def shaken(module: nn.Module) -> nn.Module:
     return module.double()
 
 
-def encode(x, c):
+class Encode(nn.Module):
     """A stand-in for an encoder: mean and log-variance are plain functions of image and condition."""
-    features = x.flatten(1).sum(1, keepdim=True) + (0 if c is None else c @ torch.arange(1.0, 4).to(c)[:, None])
-    return torch.cat([features, features.sin()], 1), torch.cat([features.cos(), -features.abs()], 1)
+
+    def forward(self, x, c):
+        features = x.flatten(1).sum(1, keepdim=True) + (0 if c is None else c @ torch.arange(1.0, 4).to(c)[:, None])
+        return torch.cat([features, features.sin()], 1), torch.cat([features.cos(), -features.abs()], 1)
+
+
+encode = Encode()
 
 
 def model(name: str, **changes: object) -> CVAE:
@@ -41,7 +46,7 @@ def model(name: str, **changes: object) -> CVAE:
         "num_classes": 3,
         "latent_dim": 2,
         "hidden": (8,),
-        "image_shape": (1, 3, 2),
+        "event_shape": (1, 3, 2),
         "prior": name,
         "components": 4,
     }
@@ -102,9 +107,9 @@ def test_the_mixture_starts_near_the_standard_normal_with_components_apart():
 
 @pytest.mark.parametrize("c", [None, torch.eye(3, dtype=torch.float64)[[0, 2, 0, 1, 2]]])
 def test_the_vamp_prior_is_the_average_posterior_of_its_pseudo_images(c):
-    module = shaken(VampPrior((1, 3, 2), components=4))
+    module = shaken(VampPrior(encode, (1, 3, 2), components=4))
     z = torch.randn(7, 5, 2, dtype=torch.float64)
-    p = module(c, 5, encode)
+    p = module(c, 5)
     for b in range(5):
         rows = None if c is None else c[b].expand(4, 3)
         mean, log_variance = encode(torch.sigmoid(module.raw), rows)
@@ -113,32 +118,28 @@ def test_the_vamp_prior_is_the_average_posterior_of_its_pseudo_images(c):
 
 
 def test_the_vamp_prior_asks_the_encoder_once_for_each_distinct_condition():
-    rows = []
-
-    def counting(x, c):
-        rows.append(len(x))
-        return encode(x, c)
-
-    VampPrior((1, 3, 2), components=4)(torch.eye(3)[torch.arange(60) % 3], 60, counting)
+    rows, encoder = [], Encode()
+    encoder.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    VampPrior(encoder, (1, 3, 2), components=4)(torch.eye(3)[torch.arange(60) % 3], 60)
     assert rows == [12]
 
 
 def test_the_vamp_prior_lets_gradients_reach_the_pseudo_images_the_encoder_and_the_condition():
     net = model("vamp")
     net.prior(Y).log_prob(torch.randn(5, 2).double()).sum().backward()
-    assert net.latent_prior.raw.grad.abs().min() > 0
+    assert net.prior_module.raw.grad.abs().min() > 0
     assert all(parameter.grad.abs().max() > 0 for parameter in net.encoder.parameters())
     c = torch.randn(2, 3, dtype=torch.float64)[[0, 1, 0]].requires_grad_()
-    module = shaken(VampPrior((1, 3, 2), components=2))
-    value = module(c, 3, encode).log_prob(torch.zeros(3, 2).double()).sum()
+    module = shaken(VampPrior(encode, (1, 3, 2), components=2))
+    value = module(c, 3).log_prob(torch.zeros(3, 2).double()).sum()
     value.backward()
     step = 1e-6 * torch.randn(2, 3, dtype=torch.float64)[[0, 1, 0]]  # equal rows stay equal
-    ahead = module(c.detach() + step, 3, encode).log_prob(torch.zeros(3, 2).double()).sum()
+    ahead = module(c.detach() + step, 3).log_prob(torch.zeros(3, 2).double()).sum()
     assert (ahead - value).item() == pytest.approx(float((c.grad * step).sum()), rel=1e-4)
 
 
 def test_pseudo_images_can_start_from_real_ones():
-    module, images = VampPrior((1, 3, 2), components=5), X.float()
+    module, images = VampPrior(encode, (1, 3, 2), components=5), X.float()
     module.start_from(images)
     assert (module.pseudo_images - images).abs().max() < 0.021
     with pytest.raises(ValueError, match=r"\(5, 1, 3, 2\), not \(2, 1, 3, 2\)"):
@@ -237,7 +238,7 @@ def test_a_model_with_it_trains_scores_and_draws(name, num_classes):
 def test_the_weights_average_to_the_likelihood_under_every_prior(name):
     """log p(x|y) by a grid over the one latent, against importance sampling with the encoder as proposal."""
     net = model(name, latent_dim=1).requires_grad_(False)
-    for parameter in net.latent_prior.parameters():
+    for parameter in net.prior_module.parameters():
         parameter.normal_(0, 0.5)
     net.encoder.net.layers[-1].bias[1] = 1.5  # a proposal wider than the truth, whose weights have no heavy tail
     grid = torch.linspace(-9, 9, 3001, dtype=torch.float64)[:, None, None].expand(-1, 5, 1)
@@ -295,13 +296,11 @@ def test_tempered_draws_have_the_mixtures_moments_and_temperature_narrows_the_co
 
 def test_mistakes_are_named(as_users_call):
     with pytest.raises(ValueError, match=r"'normal'.*vamp"):
-        prior("normal", 2)
+        model("normal")
     with pytest.raises(ValueError, match="at least 1 component"):
-        prior("mixture", 2, components=0)
+        ConditionalMixture(2, components=0)
     with pytest.raises(ValueError, match="at least 1 pseudo-image"):
-        prior("vamp", 2, components=0)
-    with pytest.raises(ValueError, match="with the encoder"):
-        VampPrior((1, 3, 2))(None, 2)
+        VampPrior(encode, (1, 3, 2), components=0)
     for c in (None, torch.zeros(2, 4), torch.zeros(3, 3)):
         with pytest.raises(ValueError, match=r"condition as \(2, 3\)"):
             ConditionalGaussian(2, 3)(c, 2)

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from cvae_lib import records
+from cvae_lib.course import records
 
 RECORDS = sorted(path.stem for path in records.FOLDER.glob("*.json"))
 

@@ -1,4 +1,4 @@
-"""The forking series against simulation and textbook formulas, sets of series, and the weekly record."""
+"""The forking series against simulation and textbook formulas, series as data, and the weekly record."""
 
 import importlib.util
 import math
@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from cvae_lib import data, evaluation, series
+from cvae_lib import data, evaluation
+from cvae_lib.datasets import series
 from cvae_lib.conditions import Observed, ObservedCondition
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
@@ -114,7 +115,7 @@ def test_the_first_series_are_the_same_whatever_the_count_and_no_split_shares_an
         torch.testing.assert_close(a, b[:5])
     assert not torch.equal(few.windows, series.forks("test", 5).windows)
     assert not torch.equal(few.windows, series.forks("train", 5, seed=1).windows)
-    assert len(data.forks("test", count=7).windows) == 7 and len(data.forks("train").windows) == 400  # fast profile
+    assert len(data.forks("test", count=7).windows) == 7 and len(data.forks("train").windows) == 200  # fast profile
 
 
 def test_series_that_cannot_be_are_refused(as_users_call):
@@ -128,42 +129,36 @@ def test_series_that_cannot_be_are_refused(as_users_call):
         series.filled(torch.zeros(3, 9), torch.ones(3, 9).bool(), 2)
 
 
-# --- a set of series ----------------------------------------------------------------------------------------
+# --- series as data ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def model() -> CVAE:
-    config = CVAEConfig(image_shape=(1, 1, 12), latent_dim=2, hidden=(16,), likelihood="real", prior="mixture")
-    return CVAE(config, ObservedCondition((1, 1, 24), flat=True))
+    config = CVAEConfig(event_shape=(12,), latent_dim=2, hidden=(16,), likelihood="real", prior="mixture")
+    return CVAE(config, condition=ObservedCondition((1, 1, 24), flat=True))
 
 
-def told(windows):
+def known(windows):
     return Observed(windows[:, None, None], torch.ones_like(windows).bool()[:, None, None])
 
 
 def test_the_loop_and_the_evaluations_take_series(model):
     found = series.forks("train", 600)
-    futures = data.SeriesSet.of(10 * found.futures)  # far outside [0, 1]
-    history = fit(model, futures, y=told(found.windows), steps=25, log_every=100, device="cpu")
+    futures = 10 * found.futures  # far outside [0, 1]
+    y = known(found.windows)
+    history = fit(model, (futures, y), steps=25, log_every=100, device="cpu")
     assert history.loss[-1] < history.loss[0]
-    torch.testing.assert_close(futures.subset(slice(3)).pixels()[:, 0, 0], 10 * found.futures[:3])
-    torch.testing.assert_close(next(iter(futures.batches(4, shuffle=False))).x, futures.images[:4])
-    assert len(futures.split(100, 200)[1]) == 200 and futures.to("cpu").name == "series"
-    assert evaluation.log_likelihood(model, futures, y=told(found.windows), samples=3).mean < 0
+    assert model.draw(known(found.windows[:3])).shape == (3, 12)
+    assert evaluation.log_likelihood(model, (futures, y), samples=3).mean < 0
 
 
-def test_a_series_of_nan_is_named_before_it_does_harm():
-    with pytest.raises(ValueError, match="hold NaN or infinity"):
-        data.SeriesSet.of(torch.tensor([[1.0, math.nan]]))
-
-
-def test_sets_that_are_no_series_are_refused(as_users_call):
-    with pytest.raises(ValueError, match=r"shape \(n, 1, 1, t\), not torch.float32 of shape \(2, 1, 3, 4\)"):
-        data.SeriesSet(torch.zeros(2, 1, 3, 4), torch.zeros(2).long(), "x")
-    with pytest.raises(ValueError, match="floats of shape"):
-        data.SeriesSet(torch.zeros(2, 1, 1, 4, dtype=torch.uint8), torch.zeros(2).long(), "x")
-    with pytest.raises(ValueError, match=r"int64 of shape \(2,\)"):
-        data.SeriesSet(torch.zeros(2, 1, 1, 4), torch.zeros(3).long(), "x")
+def test_a_series_of_nan_is_named_before_it_does_harm(model):
+    found = series.forks("train", 8)
+    found.futures[3, 5] = math.nan
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="3"):  # the row
+        fit(model, (found.futures, known(found.windows)), steps=2, device="cpu")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 # --- the weekly record --------------------------------------------------------------------------------------

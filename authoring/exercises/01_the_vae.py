@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, plots
-from cvae_lib.checks import check, progress
+from cvae_lib import data
+from cvae_lib.course import figures
+from cvae_lib.course.checks import check, progress
 
 torch.manual_seed(0)
 images = data.digits("train").subset(slice(2000))
@@ -376,7 +377,7 @@ check("1.8", score_gradient)
 # ## What now?
 #
 # Train your VAE once more with $\beta = 1$ and draw from it: `model.decode(torch.randn(20, 8)).sigmoid()` and
-# `plots.digit_grid`. Two thousand images are few, but these are digits, and you built every line that made them.
+# `figures.digit_grid`. Two thousand images are few, but these are digits, and you built every line that made them.
 
 # %% nbgrader={"grade": false, "grade_id": "exercise-1-free", "locked": false, "schema_version": 3, "solution": true, "task": false}
 sheet = ...  # twenty digits of your own, (20, 1, 28, 28)
@@ -387,7 +388,7 @@ with torch.no_grad():
     sheet = mine.decode(torch.randn(20, 8)).sigmoid()
 ### END SOLUTION
 alt = "Twenty samples of the VAE just built: many look like digits, some lie between two."
-None if sheet is ... else plots.digit_grid(sheet, alt)
+None if sheet is ... else figures.digit_grid(sheet, alt)
 
 # %% [markdown]
 # *Figure E1.1. Twenty draws from the prior, through a decoder trained on 2,000 images.*

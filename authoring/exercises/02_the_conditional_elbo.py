@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 import torch
 
-from cvae_lib.checks import check, progress
+from cvae_lib.course.checks import check, progress
 
 torch.manual_seed(0)
 story = SimpleNamespace(a=0.8, w=1.5, u=-1.0, s=0.5)

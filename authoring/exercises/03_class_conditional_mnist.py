@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, plots
-from cvae_lib.checks import check, progress
+from cvae_lib import data
+from cvae_lib.course import figures
+from cvae_lib.course.checks import check, progress
 
 torch.manual_seed(0)
 images = data.digits("train").subset(slice(4000))
@@ -350,7 +351,7 @@ with torch.no_grad():
 ### END SOLUTION
 names = [*range(10), "none"]
 alt = "Three rows: the digits 0 to 9 in one handwriting each, then a drawing without a label."
-None if sheet is ... else plots.digit_grid(sheet, alt, columns=11, column_labels=names)
+None if sheet is ... else figures.digit_grid(sheet, alt, columns=11, column_labels=names)
 
 # %% [markdown]
 # *Figure E3.1. Three latents, ten orders and no order, from one small network. Expect blurry digits: it has four latents, and

@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, plots
-from cvae_lib.checks import check, progress
+from cvae_lib import data
+from cvae_lib.course import figures
+from cvae_lib.course.checks import check, progress
 from cvae_lib.networks import MLPDecoder
 
 torch.manual_seed(0)
@@ -234,7 +235,7 @@ ways = {
     "last, attention": ("attention", (2,)),
 }
 decoders = {
-    name: MLPDecoder(4, (32, 32), (1, 6, 6), condition_dim=10, how=how, where=where)
+    name: MLPDecoder(4, (32, 32), (1, 6, 6), condition_dim=10, conditioning=how, condition_at=where)
     for name, (how, where) in ways.items()
 }
 for decoder in decoders.values():
@@ -399,7 +400,7 @@ with torch.no_grad():
     sheet = listening.decode(z, torch.arange(10).repeat(3)).sigmoid()
 ### END SOLUTION
 alt = "Three rows of the digits 0 to 9, each row in one handwriting; nearly all are what was asked."
-None if sheet is ... else plots.digit_grid(sheet, alt, columns=10, column_labels=range(10))
+None if sheet is ... else figures.digit_grid(sheet, alt, columns=10, column_labels=range(10))
 
 # %% [markdown]
 # *Figure E4.1. Three latents, ten orders each, from the model just built.*

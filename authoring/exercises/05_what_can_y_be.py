@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, plots
-from cvae_lib.checks import check, progress
+from cvae_lib import data
+from cvae_lib.course import figures
+from cvae_lib.course.checks import check, progress
 
 torch.manual_seed(0)
 images = data.digits("train").subset(slice(4000))
@@ -341,7 +342,7 @@ alt = (
     "Five rows of the same ten latents: mostly nines, eights and zeros without a label; fours once told; with a growing "
     "weight ever blacker fours, in the end torn ones with stray dots."
 )
-None if sheet is ... else plots.digit_grid(sheet, alt, columns=10, row_labels=[0, 1, 2, 4, 8])
+None if sheet is ... else figures.digit_grid(sheet, alt, columns=10, row_labels=[0, 1, 2, 4, 8])
 
 # %% [markdown]
 # *Figure E5.1. Asked for fours with the weights 0, 1, 2, 4 and 8.*

@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, plots, pretrained
-from cvae_lib.checks import check, progress
+from cvae_lib import data, pretrained
+from cvae_lib.course import figures
+from cvae_lib.course.checks import check, progress
 
 torch.manual_seed(0)
 images = data.digits("train").subset(slice(4000))
@@ -251,7 +252,7 @@ check("6.4", prediction, rates)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# In `__init__`: `self.latent_prior = MovingPrior(latents, 10)`. In `terms`: `gaussian_kl(*self.encode(x, y), *self.prior(y))`; nothing
+# In `__init__`: `self.prior_module = MovingPrior(latents, 10)`. In `terms`: `gaussian_kl(*self.encode(x, y), *self.prior(y))`; nothing
 # is detached.
 #
 # </details>
@@ -318,12 +319,12 @@ class MovingVAE(nn.Module):
         super().__init__()
         ### BEGIN SOLUTION
         self.encoder, self.decoder = Told(784, 2 * latents), Told(latents, 784)
-        self.latent_prior = MovingPrior(latents, 10)
+        self.prior_module = MovingPrior(latents, 10)
         ### END SOLUTION
 
     def prior(self, y):  # (B,) -> mean and log-variance, (B, D) each
         ### BEGIN SOLUTION
-        return self.latent_prior(one_hot(y))
+        return self.prior_module(one_hot(y))
         ### END SOLUTION
 
     def encode(self, x, y):  # (B, 1, 28, 28), (B,) -> mean and log-variance, (B, D) each
@@ -362,7 +363,7 @@ with torch.no_grad():
     sheet = moving.decode(reparameterise(*moving.prior(y)), y).sigmoid()
 ### END SOLUTION
 alt = "Three rows of the digits 0 to 9, drawn from the model's own prior; nearly all are what was asked."
-None if sheet is ... else plots.digit_grid(sheet, alt, columns=10, column_labels=range(10))
+None if sheet is ... else figures.digit_grid(sheet, alt, columns=10, column_labels=range(10))
 
 # %% [markdown]
 # *Figure E6.1. Three draws for each label, each from the prior that the model has learned for it.*

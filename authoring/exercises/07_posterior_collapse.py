@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, plots
-from cvae_lib.checks import check, progress
+from cvae_lib import data
+from cvae_lib.course import figures
+from cvae_lib.course.checks import check, progress
 
 torch.manual_seed(0)
 digits = data.digits("train").subset(slice(4000))
@@ -184,7 +185,7 @@ curve = [weight(step, 400, 4, 50) for step in range(450)]
 ### END SOLUTION
 alt = "The weight over 450 steps: four rises from 0 to 1, each followed by a plateau at 1; the last plateau goes on to the end."
 axes = {"x": range(450), "x_label": "step", "y_label": "weight of the rate"}
-None if curve is ... else plots.curves({"four cycles": curve}, alt, **axes)
+None if curve is ... else figures.curves({"four cycles": curve}, alt, **axes)
 
 # %% [markdown]
 # *Figure E7.1. Four cycles, and what comes after. Only on the plateaus is the loss the bound.*

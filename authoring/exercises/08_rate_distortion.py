@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, plots
-from cvae_lib.checks import check, progress
+from cvae_lib import data
+from cvae_lib.course import figures
+from cvae_lib.course.checks import check, progress
 
 torch.manual_seed(0)
 images = data.digits("train").subset(slice(4000))
@@ -222,7 +223,7 @@ errors = [[least_error(each, rate).item() for rate in steps] for each in (spread
 alt = "Squared error against the rate: two falling convex curves, that with y below; far apart at rate 0, nearly one at rate 8."
 curves = {} if errors is ... else dict(zip(("without y", "with y"), errors, strict=True))
 axes = {"x": [step / 4 for step in range(33)], "x_label": "rate, nats", "y_label": "squared error"}
-plots.curves(curves, alt, **axes) if curves else None
+figures.curves(curves, alt, **axes) if curves else None
 
 # %% [markdown]
 # *Figure E8.1. What is left to learn, for somebody who knows $y$ and somebody who does not.*
@@ -366,7 +367,7 @@ check("8.6", ordered)
 # %%
 alt = "Beta over the steps of training: from 1 it falls below a half, then rises past 2, ever more slowly."
 axes = {"x": range(len(log_beta)), "x_label": "step", "y_label": "beta"}
-plots.curves({"beta": [math.exp(value) for value in log_beta]}, alt, **axes) if log_beta else None
+figures.curves({"beta": [math.exp(value) for value in log_beta]}, alt, **axes) if log_beta else None
 
 # %% [markdown]
 # *Figure E8.2. The beta that looks for itself. While $z$ has yet to learn to say 8 nats, it is cheap; then its price rises. Once the curve

@@ -26,13 +26,14 @@
 # %%
 import torch
 
-from cvae_lib import course, plots, pretrained, widgets
+from cvae_lib import course, pretrained
+from cvae_lib.course import figures, panels
 
 model = pretrained.load_cvae("mnist-cvae")
 sevens = model.draw(
     torch.full((10,), 7), generator=torch.Generator().manual_seed(0)
 )  # (10, 1, 28, 28)
-plots.digit_grid(sevens, "Ten different handwritten sevens, drawn by the network.")
+figures.digit_grid(sevens, "Ten different handwritten sevens, drawn by the network.")
 
 # %% [markdown]
 # *Figure 0.1. Ten sevens nobody ever wrote. Same order, ten answers: slant, width and weight differ.*
@@ -55,7 +56,7 @@ latents = torch.randn(4, 32, generator=torch.Generator().manual_seed(10)).repeat
 )  # (40, 32)
 with torch.no_grad():
     pages = model.likelihood(latents, orders).mean  # (40, 1, 28, 28)
-plots.digit_grid(
+figures.digit_grid(
     pages,
     "Four rows of the digits 0 to 9. Along a row the digits share slant and pen width; "
     "from row to row these change.",
@@ -79,7 +80,7 @@ plots.digit_grid(
 # </details>
 
 # %%
-widgets.draw_panel(model, digit=7, seed=8)
+panels.draw_panel(model, digit=7, seed=8)
 
 # %% [markdown]
 # *Figure 0.3. In a running notebook, a panel: a digit and, from the same $z$, its siblings follow the controls, and "another

@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, evaluation, plots, pretrained, records
+from cvae_lib import data, evaluation, pretrained
+from cvae_lib.course import figures, records
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
 
@@ -143,7 +144,7 @@ for d in dimensions:
         f"D = {d:>2}: means {score.mean():.2f} and {path.mean():.2f} (exact: -4), "
         f"variance ratio {score.var() / path.var():,.0f}"
     )
-plots.curves(
+figures.curves(
     spread,
     "Variance of two gradient estimators against the dimension, on a logarithmic scale. The score "
     "function's grows steeply, the reparameterised one's stays at 4.",
@@ -218,7 +219,7 @@ history = train_by_hand(vae, train, epochs=12)
 print(
     f"{sum(p.numel() for p in vae.parameters()):,} parameters; last epoch -ELBO {history['-ELBO'][-1]:.1f} nats"
 )
-plots.curves(
+figures.curves(
     history,
     "Distortion and rate over 12 epochs: distortion falls from about 185 to about 137 nats while "
     "the rate rises slowly from about 4 to about 6.",
@@ -245,7 +246,7 @@ with torch.no_grad():
         vae.decode(mean).sigmoid().view(-1, 1, 28, 28),
         vae.decode(torch.randn(10, 2)).sigmoid().view(-1, 1, 28, 28),
     ]
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(images),
     "Ten test digits, their reconstructions through two numbers, and ten samples. "
     "Some reconstructions turn a 4 into a 9, the 5 into a blur and the last 9 into a 7; some samples lie between two digits.",
@@ -261,7 +262,7 @@ plots.digit_grid(
 # %%
 with torch.no_grad():
     means, _ = vae.encode(test.pixels().flatten(1)).chunk(2, dim=1)  # (N, 2)
-plots.latent_map(
+figures.latent_map(
     means,
     test.labels,
     "Posterior means of the test images in the plane, coloured by digit. 0, 1, 6 and 7 "
@@ -279,7 +280,7 @@ plane = torch.cartesian_prod(steps.flip(0), steps).flip(
 )  # (225, 2): left to right z1, top to bottom -z2
 with torch.no_grad():
     decoded = vae.decode(plane).sigmoid().view(-1, 1, 28, 28)
-plots.digit_grid(
+figures.digit_grid(
     decoded,
     "The decoder's image at a 15 by 15 grid of latents: digits change smoothly into one another "
     "across the plane.",
@@ -339,7 +340,7 @@ for name, beta in (("sum, sum", 1.0), ("mean pixels", 784.0), ("mean latents", 1
         f"{name:>12}: beta {beta:g}, rate {last.rate[-1]:.1f}, distortion {last.distortion[-1]:.1f}, -log p(x) {-ll.mean:.1f}"
     )
     rows.append(models[name].draw(count=10, generator=torch.Generator().manual_seed(0)))
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(rows),
     "Ten samples each. With both sums: digits. With the mean over pixels: ten times the same "
     "grey blur. With the mean over latents: scribbles.",
@@ -359,7 +360,7 @@ plots.digit_grid(
 # training looks for you; a drawing is *acceptable* if it is read as a 7 with probability at least 0.9.
 
 # %%
-judge = pretrained.load_judge(f"{train.name.lower()}-judge")
+judge = pretrained.load_classifier(f"{train.name.lower()}-classifier")
 drawn = models["sum, sum"].draw(
     count=5000, generator=torch.Generator().manual_seed(1)
 )  # (5000, 1, 28, 28)
@@ -373,7 +374,7 @@ print(
 print(
     f"twenty acceptable sevens take about {needed[7]:.0f} drawings; the rarest digit takes {needed.max():.0f}"
 )
-plots.bars(
+figures.bars(
     needed.tolist(),
     range(10),
     "Drawings needed for twenty acceptable images of each digit: a few hundred each, "

@@ -23,7 +23,7 @@ import math
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from cvae_lib import plots, widgets
+from cvae_lib.course import figures, panels
 
 torch.manual_seed(0)
 # Sixteen digits, so that an identity can be told from an approximation.
@@ -41,7 +41,7 @@ torch.set_default_dtype(torch.float64)
 # itself: it is given, never generated. Three graphs:
 
 # %%
-plots.graphical_models(
+figures.graphical_models(
     "Three graphs. VAE: an arrow from z to x. CVAE with a fixed prior: arrows from z to x and from y to x. "
     "CVAE with a conditional prior: also an arrow from y to z. In each, a dashed arrow shows what "
     "the encoder reads to guess z: x, and in the CVAEs y as well."
@@ -182,7 +182,7 @@ captions = [
     f"{float(kl_divergence(wrong(torch.tensor([a, -a]), b), posterior)):.2f}"
     for a, b in stills
 ]
-plots.gaussian_stills(
+figures.gaussian_stills(
     posterior,
     [wrong(torch.tensor([a, -a]), b) for a, b in stills],
     captions,
@@ -199,7 +199,7 @@ plots.gaussian_stills(
 # mistakes costs more? Mend one, then the other, and try to get above the ceiling.
 
 # %%
-widgets.bound_panel(posterior, elbo, log_p)
+panels.bound_panel(posterior, elbo, log_p)
 
 # %% [markdown]
 # *Figure 2.3. In a running notebook, a panel: it moves $q$ (blue) over the posterior (grey); the gap is hatched, and thin lines
@@ -229,7 +229,7 @@ for _ in range(300):
 print(
     f"gap at the start {gaps[0]:.2f} nats, at the end {gaps[-1]:.0e}; mean off by {(m - posterior.mean).norm():.0e}"
 )
-plots.curves(
+figures.curves(
     {"gap": gaps},
     "The gap against the step, on a logarithmic scale: it falls from 13 nats to rounding error, with a bump wherever the optimiser overshoots.",
     x_label="step",
@@ -276,7 +276,7 @@ for name, q in (
     )
 
 # %%
-plots.curves(
+figures.curves(
     short,
     "How far the K-sample bound falls short of the exact log-likelihood, for K from 1 to 1000, both "
     "axes logarithmic. For the slightly too wide q the shortfall drops from about 1.7 to about 0.002 nats; for the "

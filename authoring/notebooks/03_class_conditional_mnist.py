@@ -28,7 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, evaluation, plots, pretrained, records, widgets
+from cvae_lib import data, evaluation, pretrained
+from cvae_lib.course import figures, panels, records
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
 from cvae_lib.training import fit
@@ -168,11 +169,12 @@ print(f"library: {elbo_terms(model, x, y).loss().item():.3f} nats")
 
 # %%
 torch.manual_seed(0)
-cvae = CVAE(CVAEConfig(num_classes=10, latent_dim=D, hidden=(W,) * 4, how="film", where="every"))
+film = {"conditioning": "film", "condition_at": "every"}
+cvae = CVAE(CVAEConfig(num_classes=10, latent_dim=D, hidden=(W,) * 4, **film))
 history = fit(cvae, train, epochs=34, batch_size=512, learning_rate=6e-3, seed=0)
 
 # %%
-plots.curves(
+figures.curves(
     {"distortion": history.distortion, "rate": history.rate},
     "Distortion and rate of the CVAE over the epochs. Distortion falls quickly, then slowly; the rate rises to about 16 nats "
     "within four epochs and then creeps up to nearly 20.",
@@ -213,7 +215,7 @@ for name, m, condition in (("VAE", vae, None), ("CVAE", cvae, y)):
 # %%
 asked = torch.arange(10).repeat_interleave(10)  # (100,)
 drawn = cvae.draw(asked, generator=torch.Generator().manual_seed(1))
-plots.digit_grid(
+figures.digit_grid(
     drawn,
     "A hundred generated digits, ten of each class from 0 to 9, one class per row.",
     row_labels=range(10),
@@ -226,7 +228,7 @@ plots.digit_grid(
 # Looking is not measuring. A classifier that had no part in the training reads 2,000 drawings.
 
 # %%
-judge = pretrained.load_judge(f"{train.name.lower()}-judge")
+judge = pretrained.load_classifier(f"{train.name.lower()}-classifier")
 control = evaluation.control_accuracy(cvae, judge, count=2000)
 print(f"the judge reads {evaluation.accuracy(judge, test):.3f} of the real test images correctly")
 print("control accuracy:", control)
@@ -256,7 +258,7 @@ with torch.no_grad():
         z.repeat_interleave(10, 0), torch.arange(10).repeat(4)
     ).mean  # (40, 1, 28, 28)
 sheet = torch.cat([real[:, None], turned.unflatten(0, (4, 10))], dim=1)  # (4, 11, 1, 28, 28)
-plots.digit_grid(
+figures.digit_grid(
     sheet.flatten(0, 1),
     "Four rows. The first image of each is a real digit, then come the digits 0 to "
     "9 in its handwriting.",
@@ -295,7 +297,7 @@ for name, m in (("VAE", vae), ("CVAE", cvae)):
 # decoder's picture changes most, on average over labels and latents.
 
 # %%
-widgets.draw_panel(cvae, digit=4, seed=1)
+panels.draw_panel(cvae, digit=4, seed=1)
 
 # %% [markdown]
 # *Figure 3.4. In a running notebook, a panel: choose a digit, move its style, draw the rest anew; then walk through the digits
@@ -311,7 +313,7 @@ widgets.draw_panel(cvae, digit=4, seed=1)
 # </details>
 
 # %%
-widgets.blend_panel(cvae, first=5, second=6, seed=1)
+panels.blend_panel(cvae, first=5, second=6, seed=1)
 
 # %% [markdown]
 # *Figure 3.5. In a running notebook, a panel: choose two digits and mix them. On a still page, all its mixtures of a 5 and a 6:
@@ -418,7 +420,7 @@ print(f"Bayes' rule classifies {(guess == truth).float().mean():.3f} of the imag
 print(
     f"-log p(y|x): {surprise.mean():.3f} nats on average, {surprise[guess != truth].mean():.1f} on mistakes"
 )
-plots.confusion(
+figures.confusion(
     truth,
     guess,
     "Confusion matrix of the Bayes classifier: nearly everything lies on the diagonal; "
@@ -438,7 +440,7 @@ entropy = -(posterior * posterior.clamp_min(1e-30).log()).sum(1)  # nats
 doubt = entropy.argsort(descending=True)[:10]
 top = posterior[doubt].topk(2, dim=1)
 names = [f"{a}|{b}" for a, b in top.indices.tolist()]
-plots.digit_grid(
+figures.digit_grid(
     tenth.pixels(doubt),
     "The ten test images the model doubts most, about half of them ambiguous to a human "
     "too; above each its two likeliest labels.",
@@ -460,7 +462,7 @@ plots.digit_grid(
 eights = test.subset((test.labels == 8).nonzero().flatten()[:10])
 x8 = eights.pixels()
 shown = [x8] + [cvae.reconstruct(x8, torch.full((10,), claim)[: len(x8)]) for claim in (8, 3, 1)]
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(shown),
     "Ten real eights and their reconstructions under the labels 8, 3 and 1. Under 8 "
     "they are faithful; under 3 and 1 they are pulled towards the claimed digit.",

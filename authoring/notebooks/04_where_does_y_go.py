@@ -26,16 +26,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, evaluation, plots, pretrained, records
-from cvae_lib.conditioning import conditioning
+from cvae_lib import data, evaluation, pretrained
+from cvae_lib.conditioning import make_conditioning
 from cvae_lib.conditions import Condition
+from cvae_lib.course import figures, records
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms
 from cvae_lib.training import fit
 
 torch.manual_seed(0)
 train, test = data.digits("train"), data.digits("test")
-judge = pretrained.load_judge(f"{train.name.lower()}-judge")
+judge = pretrained.load_classifier(f"{train.name.lower()}-classifier")
 print(
     f"{train.name}: {len(train)} training and {len(test)} test images of shape {train.image_shape}"
 )
@@ -204,7 +205,7 @@ by_hand = {
 }
 h, c = torch.randn(32, 24), F.one_hot(torch.arange(32) % 10, 10).float()  # (32, 24), (32, 10)
 for how, mine in by_hand.items():
-    theirs = conditioning(how, 24, 10)
+    theirs = make_conditioning(how, 24, 10)
     for parameter, other in zip(mine.parameters(), theirs.parameters(), strict=True):
         other.data.copy_(nn.init.normal_(parameter.data, std=0.5))
     print(f"{how:<14} largest difference {(mine(h, c) - theirs(h, c)).abs().max():.0e}")
@@ -245,8 +246,9 @@ for name, parameter in attend.named_parameters():
 # %%
 def build(how, width, own=None, **settings):
     torch.manual_seed(0)
-    plan = {"how": how, "where": "every", "latent_dim": 20, "hidden": (width, width)} | settings
-    return CVAE(CVAEConfig(**plan), own)  # own: a condition of your own, for later
+    plan = {"conditioning": how, "condition_at": "every", "latent_dim": 20}
+    config = CVAEConfig(**(plan | {"hidden": (width, width)} | settings))
+    return CVAE(config, condition=own)  # own: a condition of your own, for later
 
 
 def matched(how, target, **settings):
@@ -312,7 +314,7 @@ def over_seeds(names, figure):
     return {name: [run[f"{name}_{figure}"] for run in record["runs"]] for name in names}
 
 
-plots.seed_dots(
+figures.seed_dots(
     {
         "-log p(x|y), nats": over_seeds(ways, "nll"),
         "control accuracy": over_seeds(ways, "control"),
@@ -406,7 +408,7 @@ def drawn(model, y=labels):
         return model.likelihood(z, y).mean  # (10, 1, 28, 28)
 
 
-plots.digit_grid(
+figures.digit_grid(
     torch.cat([drawn(models[how]) for how in (*ways, "loud")]),
     "Drawings of the digits 0 to 9, a row for each model. Concatenation's 3, 6 and 9 are not what was asked for; most "
     "others are, if some are blurred.",
@@ -425,7 +427,7 @@ plots.digit_grid(
 # only the *first* block is told, in encoder and decoder? If only the *last* is? And would FiLM fare better there?
 
 # %%
-models["last"] = build("concatenation", 192, where=(2,))
+models["last"] = build("concatenation", 192, condition_at=(2,))
 fit(models["last"], train, **training)
 found["last"] = measure(models["last"], found["concatenation"]["ll"])
 print("\nThree seeds:")
@@ -453,7 +455,7 @@ stencils = (stencils - stencils.mean(0)).view(10, 1, 28, 28)  # what all share s
 sheet = [0.5 + 0.5 * stencils / stencils.abs().max()]
 sheet += [drawn(models["last"], torch.full((10,), 4)), drawn(models["last"])]
 sheet += [drawn(models["loud"])]
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(sheet),
     "First row: ten grey stencils, each a faint average of its digit. Second and third row: the model told last draws "
     "the same ten shapes whether asked for ten fours or for 0 to 9. Last row: the loud model draws 0 to 9.",
@@ -501,7 +503,7 @@ bands(told | {"all three": "both_prior"}, short | {"another y costs": "y_used"})
 # samples $K$ grows:
 
 # %%
-models["encoder"] = build("concatenation", 192, condition_in="encoder")
+models["encoder"] = build("concatenation", 192, condition_to="encoder")
 fit(models["encoder"], train, **(training | {"epochs": 2}))
 few = test.subset(slice(100))
 for name, text in (("encoder", "encoder told"), ("concatenation", "encoder and decoder told")):
@@ -537,7 +539,7 @@ def two_digits(digits, seed):
 
 # %%
 def pair_grid(images, alt, **labels):
-    return plots.digit_grid(F.pad(images, (4, 4)), alt, **labels)  # room between the pairs
+    return figures.digit_grid(F.pad(images, (4, 4)), alt, **labels)  # room between the pairs
 
 
 pairs, words = two_digits(train, seed=0)
@@ -721,7 +723,7 @@ for name, model in bugs.items():
     weights = torch.cat([w.flatten() for n, w in model.named_parameters() if "slots" in n])
     control = evaluation.control_accuracy(model, judge, count=1000).accuracy
     print(f"{name:<16} size of FiLM's weights {weights.norm():6.2f}, control {control:.2f}")
-plots.curves(
+figures.curves(
     {name: values[2:] for name, values in losses.items()},
     "Loss against the epoch, from the third on. Without 1 + it hardly falls and ends above 170 nats. The other three "
     "fall smoothly to between 127 and 143 nats; two zero layers end highest of them.",
@@ -777,7 +779,7 @@ with torch.no_grad():
     others, company = torch.randn(90, 20), labels.repeat(9)  # nine of each digit
     crowd = careless.likelihood(torch.cat([z, others]), torch.cat([sevens, company])).mean[:10]
     alone = careless.likelihood(z, sevens).mean
-plots.digit_grid(
+figures.digit_grid(
     torch.cat([drawn(good, sevens), crowd, alone]),
     "Sevens from the same ten latents, three times. With eval() and among ninety other digits in training mode they "
     "look alike. Ten sevens by themselves in training mode lose strokes or turn into other shapes.",

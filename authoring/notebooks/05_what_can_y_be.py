@@ -25,15 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, evaluation, faces, plots, pretrained, strokes, widgets
+from cvae_lib import data, evaluation, pretrained
 from cvae_lib.conditioning import CrossAttention, attention_maps
 from cvae_lib.conditions import AttributeCondition, CaptionCondition, Condition, Tokens, Vocabulary
+from cvae_lib.course import figures, panels
+from cvae_lib.datasets import faces, strokes
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
 
 torch.manual_seed(0)
 train, test = data.digits("train"), data.digits("test")
-judge = pretrained.load_judge(f"{train.name.lower()}-judge")
+judge = pretrained.load_classifier(f"{train.name.lower()}-classifier")
 print(
     f"{train.name}: {len(train)} training and {len(test)} test images of shape {train.image_shape}"
 )
@@ -72,7 +74,7 @@ for name, column in zip(NAMES, a.T, strict=True):
 threes = (test.labels == 3).nonzero().flatten()
 orders = [threes[test_a[threes, column].argsort()] for column in (0, 1)]
 rows = [order[torch.linspace(0, len(order) - 1, 10).long()] for order in orders]
-plots.digit_grid(
+figures.digit_grid(
     test.pixels(torch.cat(rows)),
     "Two rows of ten real threes. The first goes from the thinnest to the thickest, the second "
     "from the one that leans furthest left to the one that leans furthest right.",
@@ -112,13 +114,14 @@ print(f"largest difference to the library's: {(mine(asked) - theirs(asked)).abs(
 # Now a CVAE that is told a label *and* two numbers: the one-hot row and (5.1) side by side, by FiLM in every block.
 
 # %%
-digits = {"latent_dim": 10, "hidden": (256, 256, 256), "where": "every"}
+digits = {"latent_dim": 10, "hidden": (256, 256, 256), "condition_at": "every"}
 training = {"batch_size": 256, "learning_rate": 6e-3, "seed": 0, "log_every": 2}
 
 
 def numbers_model(settings):
     torch.manual_seed(0)
-    model = CVAE(CVAEConfig(condition="label+attributes", attributes=NAMES, how="film", **settings))
+    plan = {"condition": "label+attributes", "attributes": NAMES, "conditioning": "film"}
+    model = CVAE(CVAEConfig(**plan, **settings))
     model.condition.parts[1].standardise(a)
     return model
 
@@ -154,7 +157,7 @@ for column, name in enumerate(NAMES):
 print(f"read as the digit asked for: {(judge.read(drawn) == y[0]).float().mean():.3f}")
 
 # %%
-plots.asked_and_measured(
+figures.asked_and_measured(
     {name: (y[1][:, column], found[:, column]) for column, name in enumerate(NAMES)},
     "Two clouds of 3,000 dots, measured against asked. That of thickness lies along a line parallel to the "
     "dashed one and above it; that of slant lies narrowly on the dashed line.",
@@ -202,7 +205,7 @@ for column, name in enumerate(NAMES):
     rows[:, column] = values
     images = model.draw((y[0][: len(values)], rows), generator=torch.Generator().manual_seed(2))
     beyond[name] = (values, measured(images)[:, column])
-plots.asked_and_measured(
+figures.asked_and_measured(
     beyond,
     "Means of what was measured against what was asked, with two standard deviations of the drawings, "
     "far beyond the shaded range of training. Inside it the slant lies on the dashed line and outside it "
@@ -233,7 +236,7 @@ with torch.no_grad():
     images = model.likelihood(
         z, (torch.full((22,), 4), torch.cat([widths, slanted]))
     ).mean  # (22, 1, 28, 28)
-plots.digit_grid(
+figures.digit_grid(
     images,
     "A four from one z, eleven times. First row: asked for 0.5 to 7 pixels it goes from a pale thin four "
     "over a bold one to a blot. Second row: asked for slants of -1.6 to 1.6 it leans from left to right, "
@@ -247,7 +250,7 @@ plots.digit_grid(
 # beyond, strokes break.*
 
 # %%
-widgets.attribute_panel(model, label=4, measure=strokes.measure)
+panels.attribute_panel(model, label=4, measure=strokes.measure)
 
 # %% [markdown]
 # *Figure 5.5. In a running notebook, a panel: choose a digit, move thickness and slant, and read off the mean of eleven
@@ -264,12 +267,11 @@ print(
 )
 inked = data.strokes("train", count=10_000)
 torch.manual_seed(0)
-pen = CVAE(
-    CVAEConfig(condition="label+attributes", attributes=("brightness",), how="film", **digits)
-)
+plan = {"condition": "label+attributes", "attributes": ("brightness",), "conditioning": "film"}
+pen = CVAE(CVAEConfig(pixels="grey", **plan, **digits))
 ink = pen.condition.parts[1].stack(inked.attributes)  # (N, 1)
 pen.condition.parts[1].standardise(ink)
-history = fit(pen, inked, y=(inked.labels, ink), epochs=12, pixels="grey", **training)
+history = fit(pen, inked, y=(inked.labels, ink), epochs=12, **training)
 asked = 0.5 + 0.5 * torch.rand(1000, generator=torch.Generator().manual_seed(0))
 result = evaluation.control_calibration(
     lambda b: pen.draw((torch.arange(len(b)) % 10, b[:, None])),
@@ -384,8 +386,8 @@ spoken = {
     "condition": "caption",
     "words": vocabulary.words,
     "caption_length": vocabulary.length,
-    "how": "attention",
-    "where": (1, 2),  # the two blocks in the middle; the others hardly used theirs
+    "conditioning": "attention",
+    "condition_at": (1, 2),  # the two blocks in the middle; the others hardly used theirs
 }
 reader = CVAE(CVAEConfig(**(digits | spoken)))
 history = fit(reader, train.subset(kept), y=ids[kind[kept]], epochs=9, **training)
@@ -432,7 +434,7 @@ with torch.no_grad():
     images = reader.likelihood(
         z.repeat(6, 1), vocabulary.encode(shown).repeat_interleave(8, 0)
     ).mean
-plots.digit_grid(
+figures.digit_grid(
     images,
     "Six captions, three of them never seen in training, each with eight drawings of the same eight latents. "
     "Most are what the caption says, of the new ones too; about one in three is a blot or could be another digit.",
@@ -458,7 +460,7 @@ z = torch.randn(200, 10, generator=torch.Generator().manual_seed(0))
 told = vocabulary.encode([text]).expand(200, -1)  # (200, 5)
 maps = attention_maps(reader.decoder, z, reader.condition(told))  # by slot: (200, 4, 5)
 table = torch.cat([weights.mean(0) for weights in maps.values()])  # (8, 5)
-plots.word_maps(
+figures.word_maps(
     {"weight": table},
     text.split(),
     [f"block {slot}, head {head}" for slot in (1, 2) for head in range(1, 5)],
@@ -494,7 +496,7 @@ for word, w, change in zip(swaps, weight, total / total.sum(), strict=True):
     print(f"{word:<8} share of attention {w:.2f}, share of the change {change:.2f}")
 
 # %%
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(
         [
             torch.cat([base[i : i + 1], *(change[i : i + 1] for change in changes)])
@@ -521,7 +523,7 @@ plots.digit_grid(
 # little changes, and yet the network may well be reading it, as a spare.
 
 # %%
-widgets.caption_panel(
+panels.caption_panel(
     reader, ["a thick seven leaning left", "a thin three", "a zero leaning right", "a four"]
 )
 
@@ -540,7 +542,7 @@ widgets.caption_panel(
 people, others = data.faces("train", count=10_000), data.faces("test")
 for name, column in zip(faces.NAMES, faces.measure(others.images), strict=True):
     print(f"{name:<8} {evaluation.calibration(others.attributes[name], column)}")
-plots.digit_grid(
+figures.digit_grid(
     others.pixels(torch.arange(20)),
     "Twenty drawn faces on bluish grounds, with hair from fair to black, skin from light to dark, mouths bent up or "
     "down, some with glasses, some with lines on forehead and cheeks.",
@@ -565,9 +567,9 @@ torch.manual_seed(0)
 config = CVAEConfig(
     condition="attributes",
     attributes=faces.NAMES,
-    how="film",
-    where="every",
-    image_shape=(3, 32, 32),
+    conditioning="film",
+    condition_at="every",
+    event_shape=(3, 32, 32),
     likelihood="gaussian",
     hidden=(256, 256),
     latent_dim=8,
@@ -575,8 +577,8 @@ config = CVAEConfig(
 painter = CVAE(config)
 wanted = painter.condition.stack(people.attributes)  # (N, 5)
 painter.condition.standardise(wanted)
-grey = {"pixels": "grey", "seed": 0, "log_every": 3}
-history = fit(painter, people, y=wanted, epochs=10, batch_size=128, learning_rate=3e-3, **grey)
+painting = {"batch_size": 128, "learning_rate": 3e-3, "seed": 0, "log_every": 3}
+history = fit(painter, people, y=wanted, epochs=10, **painting)
 
 # %%
 asked = painter.condition.stack(others.attributes)  # (2000, 5)
@@ -588,7 +590,7 @@ right = (read.glasses > 0.5) == (asked[:, 3] > 0.5)
 print(f"glasses as asked: {right.float().mean():.3f}")
 
 # %%
-widgets.attribute_panel(painter, limits=faces.LIMITS, measure=faces.measure)
+panels.attribute_panel(painter, limits=faces.LIMITS, measure=faces.measure)
 
 # %% [markdown]
 # *Figure 5.11. In a running notebook, a panel with a slider for each attribute. On a still page, what they do to one face. Nobody
@@ -617,16 +619,17 @@ class Parts(Condition):
         planes = F.one_hot(y + 1, 5)[..., 1:].movedim(-1, 1)  # (B, 4, 32, 32)
         return planes.flatten(1).float()  # (B, 4096)
 
-    def hide(self, y, where):
+    def mask_out(self, y, where):
         return y.masked_fill(where[:, None, None], -1)
 
 
 # %%
 masks = faces.faces("train", count=len(people)).parts  # (N, 32, 32), of the same faces
-colour = {"image_shape": (3, 32, 32), "likelihood": "gaussian", "hidden": (256, 256)}
+colour = {"event_shape": (3, 32, 32), "likelihood": "gaussian", "hidden": (256, 256)}
+glued = {"conditioning": "concatenation", "condition_at": "first"}
 torch.manual_seed(0)
-colourist = CVAE(CVAEConfig(how="concatenation", where="first", latent_dim=8, **colour), Parts())
-history = fit(colourist, people, y=masks, epochs=6, batch_size=128, learning_rate=3e-3, **grey)
+colourist = CVAE(CVAEConfig(latent_dim=8, **glued, **colour), condition=Parts())
+history = fit(colourist, people, y=masks, epochs=6, **painting)
 
 # %%
 new = faces.faces("test", count=4)
@@ -635,7 +638,7 @@ sheet = []
 for part, image in zip(new.parts, new.images, strict=True):
     painted = colourist.draw(part.expand(7, 32, 32), generator=torch.Generator().manual_seed(0))
     sheet += [colours[part].movedim(-1, 0)[None], image[None] / 255, painted]
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(sheet),
     "Four rows: a mask of hair, skin and features, the face it was taken from, and seven painted faces with the "
     "shapes of the mask and other colours. A column has the same z, and about the same colours in all rows.",
@@ -743,7 +746,7 @@ told = {
 }
 with torch.no_grad():
     rows = [several.likelihood(z, y).mean for y in told.values()]
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(rows),
     "Four rows of ten drawings from the same ten latents. Told nothing: digits of all kinds, some of them none. "
     "Told a four: about half fours. Told 2 pixels and slant 0.7: thin drawings leaning right. Told both: mostly thin "

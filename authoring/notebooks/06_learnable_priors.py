@@ -25,8 +25,9 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from cvae_lib import data, evaluation, plots, pretrained, records, widgets
+from cvae_lib import data, evaluation, pretrained
 from cvae_lib.conditions import Condition
+from cvae_lib.course import figures, panels, records
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms, kl_per_latent
 from cvae_lib.priors import ConditionalGaussian
@@ -34,7 +35,7 @@ from cvae_lib.training import TrainingDiverged, fit
 
 torch.manual_seed(0)
 train, test = data.digits("train"), data.digits("test")
-judge = pretrained.load_judge(f"{train.name.lower()}-judge")
+judge = pretrained.load_classifier(f"{train.name.lower()}-classifier")
 print(
     f"{train.name}: {len(train)} training and {len(test)} test images of shape {train.image_shape}"
 )
@@ -130,10 +131,11 @@ for text, centre, scale in (
 # %%
 def digit_model(prior, latents, steps):
     torch.manual_seed(0)
-    settings = {"latent_dim": latents, "hidden": (192, 192), "how": "film", "where": "every"}
-    model = CVAE(CVAEConfig(prior=prior, components=10, **settings))
+    film = {"conditioning": "film", "condition_at": "every"}
+    settings = {"latent_dim": latents, "hidden": (192, 192), "components": 10} | film
+    model = CVAE(CVAEConfig(prior=prior, **settings))
     if prior == "vamp":
-        model.latent_prior.start_from(train.pixels(torch.arange(10)))
+        model.prior_module.start_from(train.pixels(torch.arange(10)))
     fit(model, train, steps=steps, learning_rate=4e-3, seed=0, log_every=100)
     return model
 
@@ -162,7 +164,7 @@ for digit in (7, 1, 0, 8):
     with torch.no_grad():
         q = flat.posterior(test.pixels(rows, "threshold"), test.labels[rows])
     posteriors[digit] = Normal(q.mean[:, 0], q.stddev[:, 0])
-widgets.prior_panel(posteriors)
+panels.prior_panel(posteriors)
 
 # %% [markdown]
 # *Figure 6.1. In a running notebook, a panel: choose a digit, move the prior's mean and scale, and watch the rate. Grey:
@@ -312,7 +314,7 @@ with torch.no_grad():
     mine = mixture_log_prob(z, p.mixture_distribution.logits, parts.mean, parts.variance.log())
     print(f"mixture:   largest difference {(mine - p.log_prob(z)).abs().max():.0e}")
     vamp = planes["vamp"]
-    mine = vamp_log_prob(vamp.posterior, vamp.latent_prior.pseudo_images, z, y)
+    mine = vamp_log_prob(vamp.posterior, vamp.prior_module.pseudo_images, z, y)
     print(f"VampPrior: largest difference {(mine - vamp.prior(y).log_prob(z)).abs().max():.0e}")
 
 # %% [markdown]
@@ -380,7 +382,7 @@ with torch.no_grad():
     for prior, model in planes.items():
         q = model.posterior(test.pixels(sevens, "threshold"), test.labels[sevens])
         maps[prior] = (q.sample(), model.prior(torch.tensor([7])))
-plots.prior_maps(
+figures.prior_maps(
     maps,
     "Four panels of dots under contour lines. The standard prior's circles are centred at the origin, and their cloud of "
     "dots lies to the left of it. The Gaussian's ellipses are centred on their cloud, the mixture's outline bends as its "
@@ -437,7 +439,7 @@ for prior in ("standard", "mixture"):
         with torch.no_grad():
             sheet.append(model.likelihood(source.sample(), y).mean)
         names.append(f"{prior}, {name}")
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(sheet),
     "Eight rows of the digits 0 to 9: for the fixed prior, then for the mixture, three rows drawn through the prior and "
     "one through the aggregate. Through the aggregate nearly all are clear; through the priors some are smudged or "
@@ -496,8 +498,9 @@ print(
 # %%
 def quadrant_model(prior="standard", told="both", how="film", images=rest, y=corner, **training):
     torch.manual_seed(0)
-    settings = {"latent_dim": 16, "hidden": (192, 192), "how": how, "where": "every"}
-    model = CVAE(CVAEConfig(prior=prior, condition_in=told, **settings), Quadrant())
+    settings = {"conditioning": how, "condition_at": "every", "condition_to": told}
+    settings |= {"latent_dim": 16, "hidden": (192, 192), "prior": prior}
+    model = CVAE(CVAEConfig(**settings), condition=Quadrant())
     plan = {"steps": 1000, "learning_rate": 4e-3, "seed": 0, "log_every": 1000}
     fit(model, images, y=y, **(plan | training))
     return model
@@ -518,7 +521,7 @@ print(
 
 # %%
 gains = {"Gaussian": "gaussian", "still mixture": "still", "mixture": "mixture"}
-picture = plots.seed_dots(
+picture = figures.seed_dots(
     {
         "nats gained over the fixed prior": {
             f"y a {task}: {text}": [run[f"{name}_{prior}_gap"] for run in record["runs"]]
@@ -568,7 +571,7 @@ for pick in picks:
     for prior in ("standard", "mixture"):
         drawn = fills[prior].draw(y, generator=torch.Generator().manual_seed(3))
         sheet += [test.pixels(pick[None]), seen, (drawn + seen).clamp(max=1)]
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(sheet),
     "Three test images, each with its lower left corner and eight completions by the fixed prior's model and eight by the "
     "mixture's. A straight foot of a stroke is completed to sevens. A hook becomes a 9 or a 4, a double curve a 3, a 5 or "
@@ -600,7 +603,7 @@ class Loose(nn.Module):
             nn.Linear(numbers, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latents)
         )
 
-    def forward(self, c, batch, encode=None):  # the library's signature
+    def forward(self, c, batch):  # the library's signature
         mean, log_variance = self.net(c).chunk(2, dim=1)
         return Independent(Normal(mean, (0.5 * log_variance).exp(), validate_args=False), 1)
 
@@ -624,9 +627,9 @@ for text, scale, prior in (
     ("raw, careful", 255, None),
 ):
     torch.manual_seed(0)
-    settings = {"latent_dim": 16, "hidden": (192, 192), "where": "every", "prior": "gaussian"}
-    model = CVAE(CVAEConfig(**settings), Quadrant())
-    model.latent_prior = prior or model.latent_prior
+    settings = {"latent_dim": 16, "hidden": (192, 192), "prior": "gaussian"}
+    model = CVAE(CVAEConfig(condition_at="every", **settings), condition=Quadrant())
+    model.prior_module = prior or model.prior_module
     try:
         fit(model, rest, y=scale * corner, steps=60, learning_rate=4e-3, log_every=1000)
         print(f"{text}: sigma up to {model.prior(scale * test_corner).stddev.max():.0f}")
@@ -769,8 +772,8 @@ def hasty_model(strength, trace):
         return leashed(model, x, y, strength)
 
     torch.manual_seed(0)
-    settings = {"latent_dim": 32, "hidden": (192, 192), "how": "film", "where": "every"}
-    model = CVAE(CVAEConfig(prior="gaussian", **settings))
+    settings = {"latent_dim": 32, "hidden": (192, 192), "prior": "gaussian"}
+    model = CVAE(CVAEConfig(conditioning="film", condition_at="every", **settings))
     plan = {"schedule": "constant", "learning_rate": 2e-2, "steps": 150, "log_every": 1000}
     fit(model, train, objective=objective, seed=0, **plan)
     return model
@@ -791,7 +794,7 @@ for name, trace in traces.items():
     print(said[-1])
 
 # %%
-plots.curves(
+figures.curves(
     {
         f"{name}: {what}": [values[column] for values in trace]
         for name, trace in traces.items()

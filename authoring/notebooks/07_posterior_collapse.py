@@ -28,8 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, evaluation, plots, records, strokes, widgets
+from cvae_lib import data, evaluation
 from cvae_lib.conditions import Condition
+from cvae_lib.course import figures, panels, records
+from cvae_lib.datasets import strokes
 from cvae_lib.likelihoods import BernoulliPixels
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import Linear, elbo_terms
@@ -111,7 +113,7 @@ def catalogue(hands):
 # %%
 images, hand = catalogue(4)
 middle = images.labels // 10 == 4
-plots.digit_grid(
+figures.digit_grid(
     images.subset(middle).pixels(),
     "The digits 0 to 9 by four hands, one row for each, in the same width and slant. The hands differ in proportions and "
     "in the shapes of their strokes.",
@@ -158,10 +160,9 @@ def watched(images, y, partner, seen, every=25):
 # %%
 def learn(images, objective=None, pixels="stochastic"):
     torch.manual_seed(0)
-    config = CVAEConfig(
-        images.num_classes, latent_dim=8, hidden=(128,), image_shape=(1, 14, 14), where="every"
-    )
-    model, settings = CVAE(config), {"learning_rate": 1e-2, "log_every": 10_000, "pixels": pixels}
+    shape = {"latent_dim": 8, "hidden": (128,), "event_shape": (1, 14, 14)}
+    config = CVAEConfig(images.num_classes, condition_at="every", pixels=pixels, **shape)
+    model, settings = CVAE(config), {"learning_rate": 1e-2, "log_every": 10_000}
     with contextlib.redirect_stdout(io.StringIO()):  # many short trainings; their logs say little
         fit(model, images, steps=400, objective=without_z, seed=100, **settings)
         fit(model, images, steps=600, objective=objective, seed=0, **settings)
@@ -177,7 +178,7 @@ for name, pictures in (("hand told", both), ("hand not told", images)):
     readers[name] = learn(pictures, looks)
 
 # %%
-plots.training_sheets(
+figures.training_sheets(
     {
         what: {name: [look[what] for look in seen] for name, seen in runs.items()}
         for what in runs["hand told"][0]
@@ -272,7 +273,7 @@ class PixelByPixel:
 
 class Painter(CVAE):
     def likelihood(self, z, y=None):
-        return PixelByPixel(self.decoder, z, self.condition(y), self.config.image_shape)
+        return PixelByPixel(self.decoder, z, self.condition(y), self.config.event_shape)
 
 
 # %% [markdown]
@@ -309,15 +310,15 @@ class Order(Condition):
         rows = [F.one_hot(part + 1, size + 1)[:, 1:] for part, size in pairs]
         return torch.cat(rows, 1).float()
 
-    def hide(self, y, where):
+    def mask_out(self, y, where):
         return y.masked_fill(where[:, None], -1)
 
 
 # %%
 def untrained(decoder=Masked):
     torch.manual_seed(0)
-    config = CVAEConfig(latent_dim=8, hidden=(128, 128), image_shape=(1, 14, 14))
-    model = Painter(config, Order(10, 5, 5))
+    config = CVAEConfig(latent_dim=8, hidden=(128, 128), event_shape=(1, 14, 14))
+    model = Painter(config, condition=Order(10, 5, 5))
     model.decoder = decoder(14 * 14, 512, 8, model.condition.dim)
     return model
 
@@ -353,7 +354,7 @@ painter = painters["decoder ahead"]
 
 # %%
 shortest = min(len(seen) for seen in lives.values())
-plots.training_sheets(
+figures.training_sheets(
     {
         what: {name: [look[what] for look in seen[:shortest]] for name, seen in lives.items()}
         for what in lives["together"][0]
@@ -381,7 +382,7 @@ with torch.no_grad():
     likelihood = painter.likelihood(z, seven)
     fresh = torch.rand(10, 196, generator=torch.Generator().manual_seed(3))
     rows = [likelihood.sample(coins[0]), likelihood.sample(coins[1]), likelihood.sample(fresh)]
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(rows),
     "Three rows of ten sevens from ten different z. With the same coins all ten of a row are all but the same picture; with "
     "other coins for each they differ.",
@@ -463,7 +464,7 @@ for hands in (1, 2, 4, 8, 16):
         rate = elbo_terms(model, pictures.pixels(mode="threshold"), pictures.labels).rate.mean()
     known = 0.0
     if hands > 1:
-        found = evaluation.mutual_information(model, pictures, pixels="threshold", samples=10)
+        found = evaluation.mutual_information(model, pictures, samples=10)
         known = found.lower.mean
     print(f"{hands:>2} hands: H(x|y) = {left_open(pictures):.3f} nats, ", end="")
     print(f"I(x;z|y) = {known:.3f}, rate {rate:.3f}")
@@ -515,7 +516,7 @@ vaes = {}
 quick = {"steps": 600, "learning_rate": 4e-3, "log_every": 10_000}
 for name, beta in (("loud", 0.1), ("usual", 1.0), ("quiet", 3.0)):
     torch.manual_seed(0)
-    config = CVAEConfig(num_classes=0, latent_dim=8, hidden=(128, 128), image_shape=(1, 14, 14))
+    config = CVAEConfig(num_classes=0, latent_dim=8, hidden=(128, 128), event_shape=(1, 14, 14))
     vaes[name] = CVAE(config)
     fit(vaes[name], small, beta=beta, **quick)
 
@@ -807,7 +808,7 @@ names = {
     title: [run[f"{name}_information"] for run in record["runs"]] for title, name in cures.items()
 }
 costs = {title: [run[f"{name}_nll"] for run in record["runs"]] for title, name in cures.items()}
-plots.seed_dots(
+figures.seed_dots(
     {"I(x;z|y), at least, nats": names, "-log p(x|y), nats": costs},
     "Two columns of dots, three seeds for each of thirteen rows. Information: about 3.4 nats for linear annealing, 3.1 for "
     "the delta-VAE, 2.4 for batch norm, 1.8 for free bits, 1.5 for hidden pixels, one or less for the others, none for the "
@@ -845,7 +846,7 @@ plots.seed_dots(
 # settings of the three.
 
 # %%
-widgets.training_panel(records.load("collapse_training")["runs"])
+panels.training_panel(records.load("collapse_training")["runs"])
 
 # %% [markdown]
 # *Figure 7.6. In a running notebook, a player: choose weight, floor and schedule, and move through the steps. On a still page, the rate over

@@ -26,14 +26,15 @@ import math
 import torch
 import torch.nn.functional as F
 
-from cvae_lib import data, evaluation, laboratory, plots, pretrained, records, widgets
+from cvae_lib import data, evaluation, pretrained
+from cvae_lib.course import figures, laboratory, panels, records
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import Linear
 from cvae_lib.training import fit
 
 torch.manual_seed(0)
 train, test = data.digits("train"), data.digits("test")
-judge = pretrained.load_judge(f"{train.name.lower()}-judge")
+judge = pretrained.load_classifier(f"{train.name.lower()}-classifier")
 print(
     f"{train.name}: {len(train)} training and {len(test)} test images of shape {train.image_shape}"
 )
@@ -188,7 +189,7 @@ for name, covariance in covariances.items():
     lines[name] = [(r.item(), d.item() / 2 + 3 * math.log(2 * math.pi)) for r, d in points]
 entropy = 0.5 * torch.logdet(2 * math.pi * math.e * covariances["VAE"]).item()  # H(x)
 lines["H(x) - R"] = [(0.0, entropy), (entropy - 5.5, 5.5)]
-plots.rate_distortion_plane(
+figures.rate_distortion_plane(
     lines,
     "The plane of rate and distortion with two falling convex curves, that of the CVAE below that of the VAE, "
     "and five diamonds on each of them. A straight line of slope -1 lies below the VAE's curve and comes "
@@ -256,8 +257,8 @@ for beta in (0.02, *levels, 10.0):
 # %%
 def trained(classes, beta, images=train, steps=940, latents=16, rising=True):
     torch.manual_seed(0)
-    shape = {"latent_dim": latents, "hidden": (256, 256), "how": "film", "where": "every"}
-    model = CVAE(CVAEConfig(num_classes=classes, **shape))
+    film = {"conditioning": "film", "condition_at": "every"}
+    model = CVAE(CVAEConfig(num_classes=classes, latent_dim=latents, hidden=(256, 256), **film))
     weight = Linear(round(0.6 * steps), 1.0, beta) if rising and beta > 1 else beta
     fit(model, images, steps=steps, learning_rate=4e-3, beta=weight, seed=0, log_every=99)
     return model.eval()
@@ -310,7 +311,7 @@ for name, found in longer.items():
 pretrained_points = {
     f"pretrained {n}": [(p.rate.mean, p.distortion.mean)] for n, p in longer.items()
 }
-plots.rate_distortion_plane(
+figures.rate_distortion_plane(
     curves | pretrained_points,
     "Distortion against rate. The VAE's curve falls steeply from 206 nats at rate 0 to 82 at rate 22, then flattens to "
     "71 at 47. The CVAE's starts at 171 and lies below, by much at the left and by little at the right. "
@@ -370,7 +371,7 @@ for name, points in curves.items():
 
 # %%
 for name in models:
-    for b, point in zip(recorded, curves[name]):
+    for b, point in zip(recorded, curves[name], strict=True):
         rate, distortion = (records.band(record, f"{name.lower()}_{b:g}_{what}") for what in "RD")
         print(f"recorded {name:>4}, beta {b:<4g}: R {rate}, D {distortion}, R + D {sum(point):.1f}")
 
@@ -442,10 +443,10 @@ for digit in range(10):
     shares.append(len(pixels) / len(train))
     means.append(pixels.mean(0))
     seconds.append(pixels.T @ pixels / len(pixels))
-pooled = [sum(s * part for s, part in zip(shares, parts)) for parts in (means, seconds)]
+pooled = [sum(s * part for s, part in zip(shares, parts, strict=True)) for parts in (means, seconds)]
 D_0, eigenvalues = left_end(*pooled)
-ends = [left_end(*moments) for moments in zip(means, seconds)]
-D_0_told = sum(share * end[0] for share, end in zip(shares, ends))
+ends = [left_end(*moments) for moments in zip(means, seconds, strict=True)]
+D_0_told = sum(share * end[0] for share, end in zip(shares, ends, strict=True))
 print(f"D_0 {D_0:.1f} nats without y, {D_0_told:.1f} with it")
 print(f"VAE: z is silent above beta {eigenvalues[0]:.1f}")
 print("CVAE:", *(f"{digit}: {end[1][0]:.1f}" for digit, end in enumerate(ends)), sep="  ")
@@ -493,7 +494,7 @@ print(
 )
 
 # %%
-picture = plots.seed_dots(
+picture = figures.seed_dots(
     measured,
     "Two panels with a row for each digit. At beta 30 every digit has some rate, 0, 1, 5 and 6 the most, about 0.3 nats. "
     "At beta 40 these four have 0.04 to 0.08, 9 has 0.02 and the others almost none. Diamonds lie near the dots.",
@@ -550,11 +551,11 @@ for name, row in models.items():
     for beta, model in row.items():
         drawn = model.draw(y, count=10, generator=torch.Generator().manual_seed(4))
         at = places[name][beta]
-        stop = widgets.Stop(
+        stop = panels.Stop(
             beta, at.rate.mean, at.distortion.mean, model.reconstruct(real, y), drawn
         )
         stops[name].append(stop)
-widgets.trading_panel(stops, real, "VAE", beta=1.0)
+panels.trading_panel(stops, real, "VAE", beta=1.0)
 
 # %% [markdown]
 # *Figure 8.4. In a running notebook, a panel: move beta, and a line of slope $-\beta$ turns until it touches the curve at another
@@ -671,7 +672,7 @@ def linear_reader(latents, values):  # the share of a factor's variance that it 
 
 for what, latents in (("draws", codes), ("means", q.mean)):
     found = [linear_reader(latents, values) for values in truth.values()]
-    print(f"beta 4, R² of {what}:", *(f"{name} {r2:.2f}" for name, r2 in zip(FACTORS, found)))
+    print(f"beta 4, R² of {what}:", *(f"{name} {r2:.2f}" for name, r2 in zip(FACTORS, found, strict=True)))
 
 # %%
 parts = []
@@ -697,7 +698,7 @@ def over_seeds(*figures):
     }
 
 
-plots.seed_dots(
+figures.seed_dots(
     {
         "MIG": over_seeds("mig"),
         "R² of a linear reader of means": over_seeds(*(f"r2_{name}" for name in FACTORS)),
@@ -749,7 +750,7 @@ with torch.no_grad():
     walks = scribe.likelihood(z.flatten(0, 1), torch.full((72,), 7)).mean
 nothing = 19**2 / (2 * len(codes))  # what counting finds where there is nothing to find
 informed = (score.information - nothing).clamp(min=0)  # (8, 4)
-plots.digit_grid(
+figures.digit_grid(
     walks,
     "Eight rows of sevens, a row for each latent, moved from -2.5 to 2.5 while the others stay at zero. One row goes from "
     "leaning left to leaning right; most change several things at once, such as thickness and place; two do not change.",

@@ -27,10 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cvae_lib import data, evaluation, plots, pretrained, records, widgets
-from cvae_lib.conditions import Condition, Observed
+from cvae_lib import data, evaluation, pretrained
+from cvae_lib.conditions import Condition, Observed, ObservedCondition
+from cvae_lib.course import figures, panels, records
+from cvae_lib.likelihoods import BernoulliPixels
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.networks import MLP, bounded_log_variance
+from cvae_lib.networks import MLP, MLPDecoder, MLPEncoder, bounded_log_variance
 from cvae_lib.objective import elbo_terms
 from cvae_lib.training import fit
 
@@ -135,9 +137,10 @@ x_test, y_test = task(test, QUADRANTS)
 
 def quadrant_model(latents, prior, epochs, **training):
     torch.manual_seed(0)
-    shape = {"image_shape": x_train.image_shape, "hidden": (512, 512, 512), "latent_dim": latents}
-    model = CVAE(CVAEConfig(prior=prior, **shape), Pixels(y_train.shape[1]))
-    plan = {"batch_size": 128, "learning_rate": 3e-3, "ema": 0.999, "pixels": "grey"}
+    shape = {"event_shape": x_train.image_shape, "hidden": (512, 512, 512), "latent_dim": latents}
+    config = CVAEConfig(prior=prior, pixels="grey", **shape)
+    model = CVAE(config, condition=Pixels(y_train.shape[1]))
+    plan = {"batch_size": 128, "learning_rate": 3e-3, "ema": 0.999}
     plan |= {"epochs": epochs, "validation": (x_held, y_held), "seed": 0, "log_every": 1}
     fit(model, x_train, y=y_train, **plan, **training)
     return model.eval()
@@ -182,9 +185,9 @@ for pick in picks:
     with torch.no_grad():
         blur = one_answer.likelihood(torch.zeros(1, 1), y[:1]).mean
     image = test.pixels(pick[None])
-    sheet += [image, widgets.shown(image, mask[None, None]), whole(blur, y[:1], QUADRANTS)]
+    sheet += [image, panels.shown(image, mask[None, None]), whole(blur, y[:1], QUADRANTS)]
     sheet.append(whole(drawn, y, QUADRANTS))
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(sheet),
     "Four rows: a test image, its bottom left quadrant with the rest grey, one blurred answer of the deterministic network, "
     "and eight completions by the CVAE, most of which are clear digits of several classes.",
@@ -199,7 +202,7 @@ plots.digit_grid(
 # Let the judge of chapter 03 read two hundred of each.
 
 # %%
-judge = pretrained.load_judge(f"{train.name.lower()}-judge")
+judge = pretrained.load_classifier(f"{train.name.lower()}-classifier")
 for pick in picks:
     y = y_test[pick].expand(200, -1)
     drawn = model.draw(y, generator=torch.Generator().manual_seed(4))
@@ -246,7 +249,7 @@ few = torch.arange(100)
 x, y = x_test.pixels(few), y_test[few]
 with torch.no_grad():
     mine = -log_mean(importance_weights(model, x, y, 100)).mean()
-theirs = -evaluation.log_likelihood(model, x_test.subset(few), y=y, pixels="grey").mean
+theirs = -evaluation.log_likelihood(model, x_test.subset(few), y=y).mean
 print(f"by hand {mine:.2f}, the library {theirs:.2f} nats (other draws, 100 images)")
 
 # %% [markdown]
@@ -256,7 +259,7 @@ print(f"by hand {mine:.2f}, the library {theirs:.2f} nats (other draws, 100 imag
 counts, live = (1, 10, 100, 1000), {}
 for name, proposal in {"prior": "prior", "importance": "posterior"}.items():
     found = evaluation.likelihood_by_samples(
-        model, x_test.subset(few), counts, y=y, proposal=proposal, pixels="grey"
+        model, x_test.subset(few), counts, y=y, proposal=proposal
     )
     live[name] = [-estimate.mean for estimate in found]
     print(f"{name:<10}", *(f"K={k}: {nll:.2f}" for k, nll in zip(counts, live[name], strict=True)))
@@ -277,7 +280,7 @@ for q in columns:
     lines[f"{q}, importance"] = [*known, math.nan]
 
 # %%
-picture = plots.curves(
+picture = figures.curves(
     lines,
     "Six curves over the number of samples on a logarithmic axis, two for each number of observed quadrants. Those of "
     "importance sampling fall a little and are flat from a hundred samples on. Those of prior Monte Carlo start ten nats and more "
@@ -374,7 +377,7 @@ print("made by:", record["command"])
 
 # %%
 some = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:2000]
-mine = evaluation.log_likelihood(model, x_test.subset(some), y=y_test[some], pixels="grey")
+mine = evaluation.log_likelihood(model, x_test.subset(some), y=y_test[some])
 band = records.band(record, f"cvae_{QUADRANTS}_nll")
 print(f"live, one seed: {-mine.mean:.2f} ± {mine.standard_error:.2f} (2,000 test images, K = 100)")
 print(f"recorded, {band.seeds} seeds: {band} (10,000 test images, K = 100)")
@@ -399,7 +402,8 @@ print(f"recorded, {band.seeds} seeds: {band} (10,000 test images, K = 100)")
 # %%
 few_test, few_y = x_test.subset(some[:1000]), y_test[some[:1000]]
 for pixels in ("grey", "stochastic", "threshold"):
-    told = evaluation.log_likelihood(model, few_test, y=few_y, pixels=pixels)
+    x = few_test.pixels(mode=pixels, generator=torch.Generator().manual_seed(0))
+    told = evaluation.log_likelihood(model, (x, few_y))
     print(f"{pixels:<11} -log p(x|y) = {-told.mean:.2f} ± {told.standard_error:.2f} nats")
 
 # %% [markdown]
@@ -505,18 +509,19 @@ class DeepPrior(nn.Module):
         self.net = MLP(numbers, hidden, 2 * latents)
         nn.init.zeros_(self.net.layers[-1].weight), nn.init.zeros_(self.net.layers[-1].bias)
 
-    def forward(self, c, batch, encode=None):  # (B, 1568): observed pixels and mask
+    def forward(self, c, batch):  # (B, 1568): observed pixels and mask
         mean, raw = self.net(c, None).chunk(2, dim=1)
         scale = (0.5 * bounded_log_variance(raw)).exp()
         return torch.distributions.Independent(torch.distributions.Normal(mean, scale), 1)
 
 
-def any_mask_model(width=384, latents=24):
+def any_mask_model(hidden=(384, 384), latents=24):
     torch.manual_seed(0)
-    shape = {"hidden": (width, width), "latent_dim": latents, "condition_in": "encoder"}
-    model = CVAE(CVAEConfig(condition="observed", **shape))
-    model.latent_prior = DeepPrior(model.condition.vector_dim, (width, width), latents)
-    return model
+    observed = ObservedCondition((1, 28, 28), flat=True)
+    encoder = MLPEncoder((1, 28, 28), hidden, latents, condition_dim=observed.dim)
+    decoder = MLPDecoder(latents, hidden, (1, 28, 28))
+    parts = {"prior": DeepPrior(observed.dim, hidden, latents), "likelihood": BernoulliPixels()}
+    return CVAE(encoder, decoder, condition=observed, **parts)
 
 
 # %% [markdown]
@@ -559,8 +564,8 @@ torch.manual_seed(4)
 sheet = []
 for kind, pick in zip((*KINDS.values(), here_and_there), (0, 3, 4, 18), strict=True):
     image, mask = test.pixels(torch.tensor([pick]), "threshold"), kind(1)
-    sheet += [image, widgets.shown(image, mask), widgets.completed(filler, image[0], mask[0], 8)]
-plots.digit_grid(
+    sheet += [image, panels.shown(image, mask), panels.completed(filler, image[0], mask[0], 8)]
+figures.digit_grid(
     torch.cat(sheet),
     "Four rows: an image, what a mask leaves of it with the rest grey, and eight completions with what is seen pasted in. Most "
     "are digits that go on where the observed strokes end; a few strokes do not join, and in the last row there are specks.",
@@ -579,7 +584,7 @@ plots.digit_grid(
 # %%
 shown_digits = [int((test.labels == digit).nonzero()[0]) for digit in (7, 2, 4, 5, 8, 9)]
 images = test.pixels(torch.tensor(shown_digits), "threshold")
-widgets.completion_panel(filler, images, [f"a {int(test.labels[i])}" for i in shown_digits])
+panels.completion_panel(filler, images, [f"a {int(test.labels[i])}" for i in shown_digits])
 
 # %% [markdown]
 # *Figure 9.4. In a running notebook, a panel: choose an image, what is seen of it, and how much, and watch ten completions. On a still page, what the
@@ -679,7 +684,7 @@ for name, key in {
 
 # %%
 every = [step / 20 for step in range(1, 20)]
-picture = plots.curves(
+picture = figures.curves(
     {
         f"live: {name}": [coverage(values, level) / 100 for level in every]
         for name, values in u.items()
@@ -848,10 +853,11 @@ class Drawing(Condition):
 # %%
 def translator(view):
     torch.manual_seed(0)
-    shape = {"network": "convolutional", "hidden": (16, 32), "latent_dim": 16, "where": "every"}
-    model = CVAE(CVAEConfig(**shape), Drawing())
-    told = {"y": lambda batch: view(batch.x), "pixels": "threshold"}
-    fit(model, train, steps=260, batch_size=128, learning_rate=4e-3, seed=0, log_every=1, **told)
+    shape = {"network": "convolutional", "hidden": (16, 32), "latent_dim": 16}
+    config = CVAEConfig(condition_at="every", pixels="threshold", **shape)
+    model = CVAE(config, condition=Drawing())
+    plan = {"steps": 260, "batch_size": 128, "learning_rate": 4e-3, "seed": 0, "log_every": 1}
+    fit(model, train, y=lambda batch: view(batch.x), **plan)
     return model.eval()
 
 
@@ -870,7 +876,7 @@ for name, view in views.items():
     drawn = torch.stack([translators[name].draw(y, generator=generator) for _ in range(7)], 1)
     for row in range(len(picks)):
         sheet += [x[row, None], F.interpolate(y[row, None], size=28), drawn[row]]
-plots.digit_grid(
+figures.digit_grid(
     torch.cat(sheet),
     "Eight rows: four digits translated from their outlines, and the same four from their thumbnails; the digit, what was told of it, and seven "
     "outputs. Those from an outline hardly differ; those from a thumbnail differ in their strokes, and a 2 stays a 2.",

@@ -28,8 +28,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cvae_lib import data, evaluation, plots, records, series, widgets
+from cvae_lib import data, evaluation
 from cvae_lib.conditions import Observed, ObservedCondition
+from cvae_lib.course import figures, panels, records
+from cvae_lib.datasets import series
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
 
@@ -65,9 +67,9 @@ law = series.law(test.windows)
 generator = torch.Generator().manual_seed(0)
 true = law.sample(199, generator)  # (199, 2000, 12)
 chosen = [int((law.chance - chance).abs().argmin()) for chance in (0.2, 0.5, 0.8)]
-plots.fans(
+figures.fans(
     [
-        plots.Fan(
+        figures.Fan(
             f"chance of up {law.chance[n]:.2f}",
             test.windows[n],
             true[:, n],
@@ -163,7 +165,7 @@ print(f"from 2 draws {found['all pairs'][0]:.3f}, from 64 {found['all pairs'][-1
 print(f"by hand and library differ by {gap.abs().max():.0e} at most")
 
 # %%
-plots.curves(
+figures.curves(
     found,
     "CRPS of the exact law against the number of draws, from 2 to 64. The estimate from all pairs starts far above the "
     "exact value and comes down to it; the fair estimate is close to it from the start.",
@@ -316,9 +318,9 @@ with torch.no_grad():
 point = ensemble[0]
 
 # %%
-plots.fans(
+figures.fans(
     [
-        plots.Fan(
+        figures.Fan(
             f"chance of up {law.chance[n]:.2f}",
             test.windows[n],
             true[:, n],
@@ -379,7 +381,7 @@ def table(name, draws):  # (M, N, T)
     between = (off[..., -1].abs() < 0.4).float().mean()
     switching = (off[..., 7].sign() != off[..., -1].sign()).float().mean()
     wide = [each.nominal >= each.level for each in report.coverage]  # do the draws reach so far?
-    inside = " ".join(f"{c.share:4.0%}" if ok else "   -" for c, ok in zip(report.coverage, wide))
+    inside = " ".join(f"{c.share:4.0%}" if ok else "   -" for c, ok in zip(report.coverage, wide, strict=True))
     print(f"{name:<20} {report.crps.mean:.3f}  {report.energy.mean:.3f}  {total:.3f}", end="   ")
     print(f"{inside}    {between:5.1%}  {switching:6.1%}")
 
@@ -466,10 +468,10 @@ table("quantile regressor", drawn)
 
 # %%
 n = chosen[1]
-plots.fans(
+figures.fans(
     [
-        plots.Fan("law", test.windows[n], true[:, n], paths=8),
-        plots.Fan("quantile regressor", test.windows[n], drawn[:, n], paths=8),
+        figures.Fan("law", test.windows[n], true[:, n], paths=8),
+        figures.Fan("quantile regressor", test.windows[n], drawn[:, n], paths=8),
     ],
     "One window with an even chance, twice, with bands and eight draws. On the left, from the law, draws follow one branch or the other. On the right, "
     "from the quantile regressor, the bands are the same and the draws jump from branch to branch at every step.",
@@ -509,16 +511,16 @@ def some_hidden(mask):
 # %%
 def cvae(cut, prior, steps, width=128, hide=some_hidden, **settings):
     torch.manual_seed(0)
-    shape = {"image_shape": (1, 1, cut.futures.shape[1]), "latent_dim": 8, "where": "every"}
+    shape = {"event_shape": (cut.futures.shape[1],), "latent_dim": 8, "condition_at": "every"}
     shape |= {"hidden": (width, width), "prior": prior, "components": 4, "likelihood": "real"}
     window = ObservedCondition((1, 1, cut.windows.shape[1]), flat=True)
-    model = CVAE(CVAEConfig(**shape), window)
+    model = CVAE(CVAEConfig(**shape), condition=window)
 
     def y(batch):
         return told(cut.windows[batch.index], hide(cut.mask[batch.index]))
 
     plan = {"steps": steps, "learning_rate": 4e-3, "precision": "float32", "seed": 0}
-    fit(model, data.SeriesSet.of(cut.futures), y=y, log_every=10**6, **plan, **settings)
+    fit(model, cut.futures, y=y, log_every=10**6, **plan, **settings)
     return model.eval()
 
 
@@ -527,7 +529,7 @@ def cvae(cut, prior, steps, width=128, hide=some_hidden, **settings):
 def paths(model, y, count=199):
     z = model.prior(y).sample((count,))  # (count, B, D)
     parts = [model.likelihood(some, y).sample() for some in z.split(20)]  # for the memory's sake
-    return torch.cat(parts)[:, :, 0, 0]  # (count, B, T)
+    return torch.cat(parts)  # (count, B, T)
 
 
 # %% [markdown]
@@ -548,11 +550,11 @@ for prior, draws in drawn.items():
 
 # %%
 n = chosen[1]
-plots.fans(
+figures.fans(
     [
-        plots.Fan("law", test.windows[n], true[:, n], paths=20, bands=False),
+        figures.Fan("law", test.windows[n], true[:, n], paths=20, bands=False),
         *(
-            plots.Fan(f"CVAE, {prior} prior", test.windows[n], draws[:, n], paths=20, bands=False)
+            figures.Fan(f"CVAE, {prior} prior", test.windows[n], draws[:, n], paths=20, bands=False)
             for prior, draws in drawn.items()
         ),
     ],
@@ -589,12 +591,12 @@ for name, draws in {
     share = up.float().mean(0)
     went[name] = [share[fifth == k].mean().item() for k in range(5)]
     rough = (share - law.chance).square().mean().sqrt()
-    off = max(abs(a - b) for a, b in zip(went[name], asked))
+    off = max(abs(a - b) for a, b in zip(went[name], asked, strict=True))
     print(f"{name:<15} {up.float().mean():.3f} go up (chance {law.chance.mean():.3f});", end=" ")
     print(f"worst group off by {off:.3f}; window by window {rough:.3f} (root mean square)")
 
 # %%
-plots.curves(
+figures.curves(
     went,
     "The share of draws that go up against the true chance, in five groups from 0.1 to 0.9. The law is the diagonal; the CVAE with the mixture "
     "prior lies on it, that with the Gaussian prior is flatter, too high on the left and too low on the right.",
@@ -613,11 +615,10 @@ plots.curves(
 # ### Is y used? Is z used?
 
 # %%
-futures = data.SeriesSet.of(test.futures)
 for prior, model in models.items():
-    print(f"{prior}: {evaluation.is_y_used(model, futures, y=y)}")
-    print(f"{'':<{len(prior)}}  {evaluation.is_z_used(model, futures, y=y)}")
-    bound = evaluation.log_likelihood(model, futures, y=y, samples=100, precision="float32")
+    print(f"{prior}: {evaluation.is_y_used(model, (test.futures, y))}")
+    print(f"{'':<{len(prior)}}  {evaluation.is_z_used(model, (test.futures, y))}")
+    bound = evaluation.log_likelihood(model, (test.futures, y), samples=100)
     exact = law.log_prob(test.futures).mean()
     print(f"{'':<{len(prior)}}  log p(x|y) at least {bound} nats; the law's {exact:.2f}")
 
@@ -652,7 +653,7 @@ def over_seeds(task, names, figure):
 
 # %%
 shown = {name: key for name, key in names.items() if name != "persistence"}  # far off to the right
-plots.seed_dots(
+figures.seed_dots(
     {
         "CRPS": over_seeds("known", shown, "crps"),
         "energy score": over_seeds("known", shown, "energy"),
@@ -723,7 +724,7 @@ def by_cvae(windows, mask):
 
 
 by_chance = {f"up with {law.chance[n]:.2f}": test.windows[n] for n in chosen}
-widgets.forecast_panel(by_chance, {"CVAE": by_cvae, "exact law": exact_law})
+panels.forecast_panel(by_chance, {"CVAE": by_cvae, "exact law": exact_law})
 
 # %% [markdown]
 # *Figure 10.8. In a running notebook, a panel: choose a window, and hide its last values one after another. Blue: the CVAE's
@@ -801,7 +802,7 @@ record_co2 = data.weekly()
 years, ppm = record_co2.years, record_co2.values
 print(f"{record_co2.name}: {len(ppm)} weeks, {int(ppm.isnan().sum())} of them missing")
 spans = {"fitted": (1958.2, 1980), "held": (1980, 1985), "tested": (1985, 2002)}
-plots.timeline(
+figures.timeline(
     years,
     ppm,
     "Weekly CO2 from 1958 to 2001, rising from 315 to 370 ppm with a yearly wave of 6 ppm. Ticks along the foot mark the missing weeks, most of "
@@ -863,7 +864,7 @@ def last_year(cut):
 
 one = trained(fitted, 1, squares, epochs=60, held=checking)
 many = trained(fitted, 39, pinball, epochs=60, held=checking)
-checked = {"validation": (data.SeriesSet.of(checking.futures), told(*checking[:2]))}
+checked = {"validation": (checking.futures, told(*checking[:2]))}
 checked["patience"] = 40
 checked["hide"] = lambda mask: mask  # only the holes there are
 ours = {prior: cvae(fitted, prior, 400, 64, **checked) for prior in ("gaussian", "mixture")}
@@ -920,9 +921,9 @@ for name, draws in rivals.items():
 # %%
 n = len(later.futures) // 2
 anchor = last[usable & when["test"]][n]
-plots.fans(
+figures.fans(
     [
-        plots.Fan(
+        figures.Fan(
             name,
             (unit * later.windows[n] + anchor)[-30:],
             unit * rivals[name][:, n] + anchor,
@@ -953,7 +954,7 @@ contenders = {"last year + errors": "last_year", "point forecaster": "point"}
 contenders |= {"ensemble of five": "ensemble", "point + past errors": "errors"}
 contenders |= {"quantile regressor": "quantiles"}
 contenders |= {"CVAE, Gaussian": "gaussian", "CVAE, mixture": "mixture"}
-plots.seed_dots(
+figures.seed_dots(
     {
         "CRPS, ppm": over_seeds("weekly", contenders, "crps"),
         "energy score, ppm": over_seeds("weekly", contenders, "energy"),
@@ -973,8 +974,8 @@ for name, key in contenders.items():
         print(
             f"recorded, {name:<20} inside the 80% interval", *(f"{share:.0%}" for share in shares)
         )
-futures = data.SeriesSet.of(later.futures)
-print(f"CVAE, mixture: {evaluation.is_z_used(ours['mixture'], futures, y=told(*later[:2]))}")
+tested = (later.futures, told(*later[:2]))
+print(f"CVAE, mixture: {evaluation.is_z_used(ours['mixture'], tested)}")
 
 # %% [markdown]
 # **Nobody wins.** Point forecaster with past errors, quantile regressor and both CVAEs lie within the spread of the seeds; the

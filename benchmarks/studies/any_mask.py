@@ -1,6 +1,6 @@
 """Chapter 09's figures over three seeds: one model for any mask, and whether its imputations keep their promise.
 
-    python benchmarks/studies/any_mask.py                # writes cvae_lib/records/any_mask.json
+    python benchmarks/studies/any_mask.py                # writes cvae_lib/course/records/any_mask.json
     python benchmarks/studies/any_mask.py --minutes 3    # starts no training after three minutes; call it again
 
 A finished training is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
@@ -10,24 +10,26 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import keeping
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution
 
-from cvae_lib import course, data
-from cvae_lib.conditions import Observed
+from cvae_lib import data
+from cvae_lib.conditions import Observed, ObservedCondition
 from cvae_lib.data import Batch, ImageSet
-from cvae_lib.likelihoods import masked
+from cvae_lib.environment import at_most, settings
+from cvae_lib.gaussians import bounded_log_variance, diagonal_gaussian
+from cvae_lib.likelihoods import BernoulliPixels, masked
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.networks import MLP, bounded_log_variance
+from cvae_lib.networks import MLP, MLPDecoder, MLPEncoder
 from cvae_lib.objective import Terms, elbo_terms
 from cvae_lib.training import fit
 
 SEEDS = (0, 1, 2)
 STEPS, WIDTH, LATENTS = 1500, 384, 24
+SHAPE = (1, 28, 28)
 IMAGES, IMPUTATIONS = 3000, 79
 LEVELS = (0.5, 0.8, 0.95)
 GROUPS = (10, 100)
@@ -81,13 +83,13 @@ class DeepPrior(nn.Module):
     def __init__(self, numbers: int, hidden: tuple[int, ...], latents: int) -> None:
         super().__init__()
         self.net = MLP(numbers, hidden, 2 * latents)
-        nn.init.zeros_(self.net.layers[-1].weight)
-        nn.init.zeros_(self.net.layers[-1].bias)
+        for parameter in self.net.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
-    def forward(self, c: Tensor, batch: int, encode: object = None) -> Independent:
+    def forward(self, c: Tensor, batch: int) -> Distribution:
         """Return p(z|y): event shape (D,), batch shape (B,)."""
         mean, raw = self.net(c, None).chunk(2, dim=1)
-        return Independent(Normal(mean, (0.5 * bounded_log_variance(raw)).exp()), 1)
+        return diagonal_gaussian(mean, bounded_log_variance(raw))
 
 
 def seen(batch: Batch) -> Observed:
@@ -102,22 +104,23 @@ def hidden_only(model: CVAE, x: Tensor, y: Observed) -> Terms:
 
 def without_z(model: CVAE, x: Tensor, y: Observed) -> Tensor:
     """Return log p of the hidden pixels under the same decoder with its z at zero: a deterministic network."""
-    zero = torch.zeros(len(x), model.config.latent_dim, device=x.device)
+    zero = torch.zeros(len(x), 1, device=x.device)
     value: Tensor = masked(model.likelihood(zero, y), ~y.mask).log_prob(x)
     return value
 
 
 def any_mask_model() -> CVAE:
     """Return the CVAE, untrained."""
-    settings: dict[str, Any] = {"latent_dim": LATENTS, "hidden": (WIDTH, WIDTH), "condition_in": "encoder"}
-    model = CVAE(CVAEConfig(condition="observed", **settings))
-    model.latent_prior = DeepPrior(model.condition.vector_dim, (WIDTH, WIDTH), LATENTS)
-    return model
+    condition, hidden = ObservedCondition(SHAPE, flat=True), (WIDTH, WIDTH)
+    encoder = MLPEncoder(SHAPE, hidden, LATENTS, condition_dim=condition.dim)
+    decoder = MLPDecoder(LATENTS, hidden, SHAPE)
+    prior = DeepPrior(condition.dim, hidden, LATENTS)
+    return CVAE(encoder, decoder, condition=condition, prior=prior, likelihood=BernoulliPixels())
 
 
 def deterministic_model() -> CVAE:
     """Return the network whose z is never used, untrained."""
-    return CVAE(CVAEConfig(condition="observed", latent_dim=1, hidden=(WIDTH, WIDTH), condition_in="decoder"))
+    return CVAE(CVAEConfig(condition="observed", latent_dim=1, hidden=(WIDTH, WIDTH), condition_to="decoder"))
 
 
 def ink(x: Tensor, hidden: Tensor) -> Tensor:
@@ -140,8 +143,7 @@ def coverage(u: Tensor, level: float) -> float:
 def imputed(model: CVAE, images: ImageSet, kind: Callable[[int], Tensor], seed: int) -> dict[str, Tensor]:
     """Return the hidden ink of IMAGES random images: the truth, and that of imputations with means and with draws."""
     torch.manual_seed(1000 + seed)
-    count = course.capped(min(IMAGES, len(images)), course.FAST_IMAGES)
-    times = course.capped(IMPUTATIONS, course.FAST_SAMPLES)
+    count, times = at_most(min(IMAGES, len(images)), settings.examples), at_most(IMPUTATIONS, settings.samples)
     x = images.pixels(torch.randperm(len(images))[:count], "stochastic")
     y = Observed(x, kind(count))
     prior, hidden = model.prior(y), ~y.mask
@@ -201,12 +203,12 @@ def measured(seed: int) -> dict[str, float]:
     fit(model, train, y=seen, objective=hidden_only, steps=STEPS, learning_rate=3e-3, seed=seed, log_every=100)
     model.to("cpu").eval()
     found = {name: [imputed(model, images, kind, seed) for images in (held, test)] for name, kind in KINDS.items()}
-    figures = {}
+    figures: dict[str, float] = {}
     for name, (before, after) in {**found, "any": pooled(found.values())}.items():
         figures |= keeping.named(name, judged(before, after))
     for name, kind in {**KINDS, "any": any_mask}.items():
         torch.manual_seed(2000 + seed)
-        x = test.pixels(torch.arange(course.capped(len(test), course.FAST_IMAGES)), "stochastic")
+        x = test.pixels(torch.arange(at_most(len(test), settings.examples)), "stochastic")
         y = Observed(x, kind(len(x)))
         with torch.no_grad():
             terms = hidden_only(model, x, y)
@@ -224,12 +226,12 @@ def deterministic(seed: int) -> dict[str, float]:
     figures, every = {}, []
     for name, kind in KINDS.items():
         torch.manual_seed(1000 + seed)
-        x = test.pixels(torch.randperm(len(test))[: course.capped(IMAGES, course.FAST_IMAGES)], "stochastic")
+        x = test.pixels(torch.randperm(len(test))[: at_most(IMAGES, settings.examples)], "stochastic")
         y = Observed(x, kind(len(x)))
         with torch.no_grad():
             mean = model.likelihood(torch.zeros(len(x), 1), y).mean
             figures[f"{name}_nll"] = -float(without_z(model, x, y).mean())
-        times = course.capped(IMPUTATIONS, course.FAST_SAMPLES)
+        times = at_most(IMPUTATIONS, settings.samples)
         drawn = torch.stack([ink(torch.bernoulli(mean), ~y.mask) for _ in range(times)])
         every.append(ranks(drawn, ink(x, ~y.mask)))
         figures |= {f"{name}_cover_{100 * level:.0f}": coverage(every[-1], level) for level in LEVELS}

@@ -1,6 +1,6 @@
 """Chapter 07's figures over three seeds: a z that falls silent, what wakes it, and what that costs.
 
-    python benchmarks/studies/collapse.py                # writes cvae_lib/records/collapse*.json
+    python benchmarks/studies/collapse.py                # writes cvae_lib/course/records/collapse*.json
     python benchmarks/studies/collapse.py --minutes 3    # starts no training after three minutes; call it again
 
 A finished training is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
@@ -18,29 +18,21 @@ from typing import Any
 import keeping
 import torch
 import torch.nn.functional as F
-from masked import Forgetful, Masked, Painter, Skipping
-from torch import Tensor, nn
+from cures import CURES, FLOOR, LATENTS, LEAD, STEPS, Watched, built, recipes, without_z
+from masked import Painter
+from torch import Tensor
 
-from cvae_lib import course, data, evaluation, strokes
-from cvae_lib.conditions import Condition
+from cvae_lib import course, data, evaluation
+from cvae_lib.datasets import strokes
+from cvae_lib.environment import evaluation_mode, seeded
 from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.objective import (
-    Constant,
-    Cyclical,
-    Linear,
-    Terms,
-    elbo_terms,
-    free_bits,
-    importance_weighted_bound,
-)
-from cvae_lib.training import fit, seeded
+from cvae_lib.objective import Terms, elbo_terms
+from cvae_lib.training import fit
 
 SEEDS = (0, 1, 2)
-LEAD, STEPS, BATCH, RATE = 250, 750, 256, 1e-2  # the decoder's steps without z, then those of the whole model
-LATENTS = 8
-FLOOR = 0.25  # nats per latent: free bits, delta-VAE and batch norm promise the same
+BATCH, RATE = 256, 1e-2
 HANDS = 4
-EVERY = 75  # steps from one look at a training to the next
+PLAYER = tuple(itertools.product((1.0, 0.5), (0.0, FLOOR), ("none", "linear", "cyclical")))
 PROTOCOL = (
     "Painters: MNIST at 14 x 14 (2 x 2 means), dynamic binarisation; y: digit, fifth of thickness, fifth of slant; "
     f"encoder MLP of two layers of 128, D = {LATENTS}, masked decoder of 512 hidden units (64 where it says small); "
@@ -55,23 +47,6 @@ PROTOCOL = (
     "Trainings: looks every 75 steps with z, rate and distortion on 2,000, active "
     "units and I(x;z|y) on 10,000 test images, about 40 of equal y"
 )
-
-
-class Order(Condition):
-    """Several things told by number, each a one-hot row; -1 where it is not told."""
-
-    def __init__(self, *sizes: int) -> None:
-        super().__init__()
-        self.sizes, self.dim = sizes, sum(sizes)
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Return the one-hot rows side by side for y of shape (B, number of things)."""
-        rows = [F.one_hot(part + 1, size + 1)[:, 1:] for part, size in zip(y.T, self.sizes, strict=True)]
-        return torch.cat(rows, 1).float()
-
-    def hide(self, y: Tensor, where: Tensor) -> Tensor:
-        """Return y with nothing told where ``where`` is true."""
-        return y.masked_fill(where[:, None], -1)
 
 
 def halved(digits: data.ImageSet) -> data.ImageSet:
@@ -90,129 +65,6 @@ def orders(digits: data.ImageSet, edges: Tensor | None = None) -> tuple[Tensor, 
     return torch.stack([digits.labels, *fifths], 1), edges
 
 
-# --- cures that are an objective, or a part of the model ----------------------------------------------------------
-
-
-class Watched:
-    """The ELBO with a weight and free bits, that looks at the model every so many steps."""
-
-    def __init__(self, beta: float, floor: float, schedule: str, look: Callable[[CVAE], dict[str, Any]]) -> None:
-        total = course.capped(STEPS, course.FAST_STEPS)
-        self.beta = {
-            "none": Constant(beta),
-            "linear": Linear(total // 2, end=beta),
-            "cyclical": Cyclical(4 * total // 5, end=beta),
-        }[schedule]
-        self.floor, self.look, self.step, self.seen = floor, look, 0, []
-
-    def __call__(self, model: CVAE, x: Tensor, y: Any) -> Tensor:
-        """Return minus the loss, the same for every image."""
-        if self.step % EVERY == 0:
-            with torch.autocast(x.device.type, enabled=False):  # looks are as exact as those after training
-                self.seen.append({"step": self.step, **self.look(model)})
-            model.train()
-        terms = elbo_terms(model, x, y)
-        loss = terms.loss(self.beta(self.step), self.floor)
-        self.step += 1
-        return -loss.expand(len(x))
-
-
-def without_z(model: CVAE, x: Tensor, y: Any) -> Tensor:
-    """Return log p(x|0,y): what a decoder learns before there is a z."""
-    value: Tensor = model.likelihood(torch.zeros(len(x), LATENTS), y).log_prob(x)
-    return value
-
-
-def with_floor(model: CVAE, x: Tensor, y: Any) -> Tensor:
-    """Return the bound with free bits, for ``fit``."""
-    terms = elbo_terms(model, x, y)
-    return terms.log_likelihood - free_bits(terms.kl, FLOOR)
-
-
-class Aggressive:
-    """In the first half, let only the encoder learn in four steps of five (He et al. 2019, arXiv:1901.05534)."""
-
-    def __init__(self, steps: int) -> None:
-        self.step, self.until = 0, steps // 2
-
-    def __call__(self, model: CVAE, x: Tensor, y: Any) -> Terms:
-        """Return the terms; the decoder's weights are held in an encoder's step."""
-        held = self.step < self.until and self.step % 5 > 0
-        self.step += 1
-        for parameter in model.decoder.parameters():
-            parameter.requires_grad_(not held)
-        return elbo_terms(model, x, y)
-
-
-class Normed(nn.Module):
-    r"""An encoder whose means have variance :math:`\gamma^2` over every batch (Zhu et al. 2020, arXiv:2004.12585)."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.norm = encoder, nn.BatchNorm1d(LATENTS, affine=False)
-
-    def forward(self, x: Tensor, c: Any) -> tuple[Tensor, Tensor]:
-        """Return (mean, log-variance)."""
-        mean, log_variance = self.encoder(x, c)
-        return (2 * FLOOR) ** 0.5 * self.norm(mean.float()), log_variance
-
-
-class Committed(nn.Module):
-    r"""An encoder that can promise less than delta nats per latent to nobody (Razavi et al. 2019, arXiv:1901.03416).
-
-    Their simplest family: a variance of at most s, where :math:`\frac12(s - 1 - \ln s) = \delta`.
-    """
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        low, high = 1e-6, 1.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if (middle - 1) / 2 - torch.tensor(middle).log() / 2 > FLOOR else (low, middle)
-        self.most = high
-
-    def forward(self, x: Tensor, c: Any) -> tuple[Tensor, Tensor]:
-        """Return (mean, log-variance)."""
-        mean, raw = self.encoder(x, c)
-        return mean, float(torch.tensor(self.most).log()) - F.softplus(raw.float())
-
-
-def built(decoder: type[Masked] = Masked, hidden: int = 512, encoder: type[nn.Module] | None = None) -> Painter:
-    """Return an untrained painter."""
-    config = CVAEConfig(latent_dim=LATENTS, hidden=(128, 128), image_shape=(1, 14, 14))
-    model = Painter(config, Order(10, 5, 5), decoder, hidden)
-    if encoder is not None:
-        model.encoder = encoder(model.encoder)
-    return model
-
-
-def recipes() -> dict[str, tuple[Callable[[], Painter], dict[str, Any]]]:
-    """Return for each row of the table how the model is made, and what ``fit`` is told; made anew, for some count."""
-    total = course.capped(STEPS, course.FAST_STEPS)
-    return {
-        "plain": (built, {}),
-        "together": (built, {"lead": 0}),
-        "linear": (built, {"beta": Linear(total // 2)}),
-        "cyclical": (built, {"beta": Cyclical(4 * total // 5)}),
-        "free_bits": (built, {"objective": with_floor}),
-        "y_dropped": (built, {"y_dropped": 0.5}),
-        "small": (functools.partial(built, hidden=64), {}),
-        "forgetful": (functools.partial(built, decoder=Forgetful), {}),
-        "aggressive": (built, {"objective": Aggressive(total)}),
-        "delta": (functools.partial(built, encoder=Committed), {}),
-        "batch_norm": (functools.partial(built, encoder=Normed), {}),
-        "skip": (functools.partial(built, decoder=Skipping), {}),
-        "importance": (built, {"objective": lambda model, x, y: importance_weighted_bound(model, x, y, 8)}),
-    }
-
-
-CURES = tuple(recipes())
-PLAYER = tuple(itertools.product((1.0, 0.5), (0.0, FLOOR), ("none", "linear", "cyclical")))
-
-# --- pieces -------------------------------------------------------------------------------------------------------
-
-
 class Digits:
     """Training and test images at half size with their orders, made once."""
 
@@ -223,12 +75,10 @@ class Digits:
         self.train, self.test = halved(train), halved(test)
 
 
-def rate_and_distortion(
-    model: CVAE, images: data.ImageSet, y: Tensor, pixels: data.PixelMode = "stochastic"
-) -> tuple[list[float], float]:
+def rate_and_distortion(model: CVAE, images: data.ImageSet, y: Tensor) -> tuple[list[float], float]:
     """Return the KL of every latent and -log p(x|z,y), nats per image, always with the same pixels and noise."""
-    x = images.pixels(mode=pixels, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), seeded(0, model.device):
+    x = model.prepare(images.images, torch.Generator().manual_seed(0))
+    with evaluation_mode(model), seeded(0, model.device):
         terms = elbo_terms(model, x, y)
     return terms.kl.mean(0).tolist(), -float(terms.log_likelihood.mean())
 
@@ -327,7 +177,7 @@ def catalogue(hands: int) -> tuple[data.ImageSet, Tensor]:
     """Return every digit in three widths and three slants by each of some hands, labelled 0 to 89, and the hand."""
     images, order, hand_of = [], [], []
     for width, slant, hand in itertools.product(range(3), range(3), range(hands)):
-        looks = {"thickness": 1.8 + width, "slant": -0.4 + 0.5 * slant, "brightness": 1.0}
+        looks: dict[str, Any] = {"thickness": 1.8 + width, "slant": -0.4 + 0.5 * slant, "brightness": 1.0}
         images.append(strokes.draw(torch.arange(10), seed=hand, noise=0, **looks).images)
         order += [30 * width + 10 * slant + digit for digit in range(10)]
         hand_of += 10 * [hand]
@@ -345,23 +195,23 @@ def reader(hands: int, told: bool, pixels: data.PixelMode, seed: int) -> dict[st
     images, hand = catalogue(hands)
     images = with_hand(images, hand, hands) if told else images
     torch.manual_seed(seed)
-    shape: dict[str, Any] = {"latent_dim": LATENTS, "hidden": (128,), "image_shape": (1, 14, 14), "where": "every"}
-    model = CVAE(CVAEConfig(num_classes=images.num_classes, **shape))
-    settings: dict[str, Any] = {"learning_rate": RATE, "device": "cpu", "pixels": pixels, "log_every": 10_000}
+    shape: dict[str, Any] = {"latent_dim": LATENTS, "hidden": (128,), "event_shape": (1, 14, 14)}
+    model = CVAE(CVAEConfig(num_classes=images.num_classes, condition_at="every", pixels=pixels, **shape))
+    settings: dict[str, Any] = {"learning_rate": RATE, "device": "cpu", "log_every": 10_000}
     fit(model, images, steps=400, objective=without_z, seed=seed + 100, **settings)
     fit(model, images, steps=600, seed=seed, **settings)
     if told:  # four copies, so that there are others of equal y; they differ by their coins
         images = images.subset(torch.arange(len(images)).repeat_interleave(4))
-    kl, _ = rate_and_distortion(model, images, images.labels, pixels)
-    used = evaluation.is_z_used(model, images, pixels=pixels)
+    kl, _ = rate_and_distortion(model, images, images.labels)
+    used = evaluation.is_z_used(model, images)
     found = {
         "rate": sum(kl),
-        "active": evaluation.active_units(model, images, pixels=pixels).count,
+        "active": evaluation.active_units(model, images).count,
         "z_lost": used.likelihood_lost.mean,
         "z_change": used.output_change.mean,
     }
     if told or hands > 1:
-        found["information"] = evaluation.mutual_information(model, images, pixels=pixels, samples=10).lower.mean
+        found["information"] = evaluation.mutual_information(model, images, samples=10).lower.mean
     return found
 
 

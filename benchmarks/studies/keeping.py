@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from cvae_lib import __version__, course, evaluation, records
+from cvae_lib import __version__, course, evaluation
+from cvae_lib.course import records
 
 
 def arguments(study: str, chapter: str) -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """Chapter 03's figures over three seeds: what a label is worth, in nats, in obedience, and in what z forgets.
 
-    python benchmarks/studies/label_value.py             # writes cvae_lib/records/label_value.json
+    python benchmarks/studies/label_value.py             # writes cvae_lib/course/records/label_value.json
     python benchmarks/studies/label_value.py --seed 1    # only this seed; its figures are kept for the others to join
 
 A finished seed is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
@@ -33,7 +33,7 @@ def run(seed: int, train: data.ImageSet, test: data.ImageSet) -> dict[str, Any]:
     models = []
     for classes in (0, 10):
         torch.manual_seed(seed)
-        models.append(CVAE(CVAEConfig(num_classes=classes, hidden=HIDDEN, how="film", where="every")))
+        models.append(CVAE(CVAEConfig(num_classes=classes, hidden=HIDDEN, conditioning="film", condition_at="every")))
         fit(models[-1], train, seed=seed, device="cpu", **TRAINING)
     vae, cvae = models
     ll_vae, ll_cvae = (evaluation.log_likelihood(model, test, samples=100) for model in models)
@@ -57,7 +57,7 @@ def run(seed: int, train: data.ImageSet, test: data.ImageSet) -> dict[str, Any]:
         "marginal_gain": gain.mean,
         "marginal_gain_standard_error": gain.standard_error,
         "label_worth": float((own - marginal).mean()),
-        "control": evaluation.control_accuracy(cvae, pretrained.load_judge(), count=10_000).accuracy,
+        "control": evaluation.control_accuracy(cvae, pretrained.load_classifier(), count=10_000).accuracy,
         "probe_vae": probes[0],
         "probe_cvae": probes[1],
         "bayes_accuracy": float((table.argmax(1) == labels).float().mean()),

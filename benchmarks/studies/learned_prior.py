@@ -1,6 +1,6 @@
 """Chapter 06's figures over three seeds: four priors for a label, three ways to use one for an observed quadrant.
 
-    python benchmarks/studies/learned_prior.py                # writes cvae_lib/records/learned_prior.json
+    python benchmarks/studies/learned_prior.py                # writes cvae_lib/course/records/learned_prior.json
     python benchmarks/studies/learned_prior.py --minutes 3    # starts no training after three minutes; call it again
 
 A finished training is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
@@ -28,7 +28,7 @@ SEEDS = (0, 1, 2)
 SHORT, SCARCE = 1000, 800  # steps
 FEW = 500  # images
 LEASH = 1.0
-BASE: dict[str, Any] = {"latent_dim": 16, "hidden": (192, 192), "how": "film", "where": "every"}
+BASE: dict[str, Any] = {"latent_dim": 16, "hidden": (192, 192), "conditioning": "film", "condition_at": "every"}
 PROTOCOL = (
     "MNIST, dynamic binarisation; MLPs of two hidden layers of 192, D = 16, y by FiLM to every block of encoder and "
     f"decoder unless said otherwise; {SHORT} steps, batch 256, one-cycle Adam 4e-3; 2,000 "
@@ -75,7 +75,7 @@ class Trial:
 
 
 PRIORS = ("standard", "gaussian", "mixture", "vamp")
-ALONE = {"prior": "gaussian", "condition_in": "encoder"}
+ALONE = {"prior": "gaussian", "condition_to": "encoder"}
 DIGIT = {f"digit_{prior}": Trial({"prior": prior}) for prior in PRIORS}
 QUADRANT = {
     f"quadrant_{name}": Trial(settings, quadrant=True, baseline="quadrant_standard")
@@ -92,7 +92,7 @@ STILL = {
 }
 LESS = {
     f"few_{name}": Trial(
-        {**settings, "how": "concatenation"}, True, SCARCE, FEW, "few_standard", leash=leash, stops_early=early
+        {**settings, "conditioning": "concatenation"}, True, SCARCE, FEW, "few_standard", leash=leash, stops_early=early
     )
     for name, settings, leash, early in (
         ("standard", {}, 0.0, False),
@@ -110,15 +110,18 @@ BASELINES = {name: trial.baseline for name, trial in TRIALS.items()}
 def train(trial: Trial, seed: int, sets: dict[str, data.ImageSet]) -> dict[str, Any]:
     """Train one model and measure it; returns its figures, and the log-likelihood of every test image."""
     torch.manual_seed(seed)
-    model = CVAE(CVAEConfig(**{**BASE, **trial.settings}), Quadrant() if trial.quadrant else None)
+    config = CVAEConfig(**{**BASE, **trial.settings})
+    model = CVAE(config, condition=Quadrant() if trial.quadrant else None)
     images, test = sets["train"], sets["test"].subset(slice(2000))
     if trial.still:
-        model.latent_prior = ConditionalMixture(model.config.latent_dim, 0, model.config.components)
+        prior = ConditionalMixture(config.latent_dim, 0, config.components)
+        parts: dict[str, Any] = {"condition": model.condition, "prior": prior, "likelihood": model.likelihood_module}
+        model = CVAE(model.encoder, model.decoder, **parts)
     if trial.images is not None:
         images = images.subset(slice(trial.images))
     (images, y), (test, test_y) = map(quadrant, (images, test)) if trial.quadrant else ((images, None), (test, None))
     if trial.settings.get("prior") == "vamp":
-        model.latent_prior.start_from(images.pixels(torch.arange(model.config.components)))  # type: ignore[operator]
+        model.prior_module.start_from(images.pixels(torch.arange(config.components)))  # type: ignore[operator]
     settings: dict[str, Any] = {"steps": trial.steps, "learning_rate": 4e-3, "seed": seed, "log_every": 10_000}
     if trial.leash:
         settings["objective"] = functools.partial(leashed, strength=trial.leash)
@@ -133,7 +136,7 @@ def train(trial: Trial, seed: int, sets: dict[str, data.ImageSet]) -> dict[str, 
     if test_y is not None:
         figures["widest"] = float(model.prior(test_y).stddev.detach().max())
     else:
-        figures["control"] = evaluation.control_accuracy(model, pretrained.load_judge(), count=2000).accuracy
+        figures["control"] = evaluation.control_accuracy(model, pretrained.load_classifier(), count=2000).accuracy
     return {"figures": figures, "per_example": [round(value, 4) for value in ll.per_example.tolist()]}
 
 

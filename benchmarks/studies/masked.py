@@ -11,11 +11,15 @@ from torch import Tensor, nn
 
 from cvae_lib.conditions import Condition
 from cvae_lib.likelihoods import BernoulliPixels
-from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.model import CVAE
+from cvae_lib.priors import StandardNormal
 
 
 class Masked(nn.Module):
     """Logits of every pixel from z, c and the pixels before it, in one pass: what lies ahead is masked out."""
+
+    ins: Tensor
+    outs: Tensor
 
     def __init__(self, pixels: int, hidden: int, latents: int, numbers: int, voice: int = 64) -> None:
         super().__init__()
@@ -57,7 +61,8 @@ class Skipping(Masked):
 
     def told(self, z: Tensor, c: Tensor) -> Tensor:
         """Return what z and c say to the hidden units, shape (..., B, H)."""
-        return super().told(z, c) + self.skip(z)
+        heard: Tensor = super().told(z, c) + self.skip(z)
+        return heard
 
 
 class Forgetful(Masked):
@@ -83,26 +88,33 @@ class PixelByPixel:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw images of zeros and ones."""
         coins = torch.rand(*self.z.shape[:-1], len(self.decoder.outs), generator=generator)
-        return self.decoder.paint(self.z, self.c, coins).unflatten(-1, self.image_shape)
+        drawn: Tensor = self.decoder.paint(self.z, self.c, coins).unflatten(-1, self.image_shape)
+        return drawn
 
     @property
     def mean(self) -> Tensor:
         """The mean of four drawings with the same coins for everybody: they differ only by what z and y do."""
         coins = torch.rand(4, len(self.decoder.outs), generator=torch.Generator().manual_seed(0))
         drawn = [self.decoder.paint(self.z, self.c, row) for row in coins]
-        return torch.stack(drawn).mean(0).unflatten(-1, self.image_shape)
+        mean: Tensor = torch.stack(drawn).mean(0).unflatten(-1, self.image_shape)
+        return mean
 
 
 class Painter(CVAE):
-    """A CVAE whose decoder draws pixel by pixel."""
+    """A CVAE whose decoder draws pixel by pixel; binary pixels, standard normal prior."""
 
     def __init__(
-        self, config: CVAEConfig, condition: Condition, decoder: type[Masked] = Masked, hidden: int = 512
+        self,
+        encoder: nn.Module,
+        decoder: Masked,
+        condition: Condition,
+        latents: int,
+        image_shape: tuple[int, int, int],
     ) -> None:
-        super().__init__(config, condition)
-        pixels = config.image_shape[1] * config.image_shape[2]
-        self.decoder = decoder(pixels, hidden, config.latent_dim, self.condition.dim)
+        prior, pixels = StandardNormal(latents), BernoulliPixels()
+        super().__init__(encoder, decoder, condition=condition, prior=prior, likelihood=pixels)
+        self.image_shape = image_shape
 
     def likelihood(self, z: Tensor, y: Any = None) -> Any:
         """Return p(x|z,y), a :class:`PixelByPixel`."""
-        return PixelByPixel(self.decoder, z, self.condition(y), self.config.image_shape)
+        return PixelByPixel(self.decoder, z, self.condition(y), self.image_shape)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Chapter 09's table: the quadrants of MNIST by a deterministic network, a GSNN and a CVAE, over three seeds.
 
-    python benchmarks/studies/quadrants.py                # writes cvae_lib/records/quadrants.json
+    python benchmarks/studies/quadrants.py                # writes cvae_lib/course/records/quadrants.json
     python benchmarks/studies/quadrants.py --minutes 3    # starts no piece after three minutes; call it again
     python benchmarks/studies/quadrants.py --backwards    # last pieces first, to work beside the first
 
@@ -28,21 +28,18 @@ from typing import Any
 
 import keeping
 import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from quadrant_models import made
+from torch import Tensor
 
 from cvae_lib import course, data, evaluation
-from cvae_lib.conditions import Condition
-from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.networks import MLPEncoder
+from cvae_lib.model import CVAE
 from cvae_lib.objective import Proposal, importance_weighted_bound
 from cvae_lib.training import fit, load_checkpoint, save_checkpoint
 
 SEEDS = (0, 1, 2)
 QUADRANTS = (1, 2, 3)
 KINDS = ("cvae", "deterministic", "gsnn")
-BASE: dict[str, Any] = {"latent_dim": 48, "hidden": (512,) * 4, "dropout": 0.05}
-BASE |= {"prior": "mixture", "components": 30}
+BASE: dict[str, Any] = {"latent_dim": 48, "hidden": (512,) * 4, "dropout": 0.05, "components": 30}
 RATE, EMA, PATIENCE = 3e-3, 0.999, 3
 EPOCHS = {"cvae": (18, 17, 14), "deterministic": (7, 7, 7), "gsnn": (5, 5, 5)}  # for 1, 2 and 3 quadrants
 TIGHTER, TIGHTER_RATE, LAST = 5, 1.5e-3, 4  # samples of the bound that the CVAE climbs on in its last epochs
@@ -65,8 +62,8 @@ PROTOCOL = (
     f"{2 * BATCH['cvae']}), {BATCH['gsnn']}, {BATCH['deterministic']}; the weights of the best epoch by what is "
     f"trained on the validation images, stopped after {PATIENCE} without a better one. nll: CVAE by "
     f"importance sampling, K = 100, all test images (stochastic: {FEWER:,}); GSNN by {MANY:,} draws from its prior, "
-    f"{SUBSET} test images; deterministic exact, all of them; subsets are the first in a random order. In bf16 too, "
-    "which moved the mean of 2,000 images by less than 0.0001 nats. prior_K, importance_K: both estimators on "
+    f"{SUBSET} test images; deterministic exact, all of them; subsets are the first in a random order; evaluated in "
+    "float32. prior_K, importance_K: both estimators on "
     f"{CURVE} test images, draws nested; over: paired gain of the CVAE. spread, distance: {COMPLETIONS} completions "
     f"(pixel means) of each of {CURVE} test images, in the "
     "bottom right quadrant, which is never observed: mean over images of the pixels' root mean variance, and of the "
@@ -100,56 +97,15 @@ def whole(x: Tensor, y: Tensor, quadrants: int) -> Tensor:
     return filled
 
 
-class Pixels(Condition):
-    """The observed pixels in a row."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.dim = count
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Return the grey levels as they are, shape (B, O)."""
-        return y
-
-
-class Unrecognised(CVAE):
-    """A network whose z nobody infers from x: q(z|x,y) is p(z|y), and there is no encoder."""
-
-    def __init__(self, config: CVAEConfig, condition: Condition) -> None:
-        super().__init__(config, condition)
-        self.encoder = nn.Identity()
-
-    def posterior(self, x: Tensor, y: Any = None) -> Distribution:  # type: ignore[override]
-        """Return p(z|y)."""
-        return self.prior(y, batch=len(x))
-
-
-class Deterministic(Unrecognised):
-    """A network from y to the logits of x: the same decoder at z = 0, whatever z is given."""
-
-    def likelihood(self, z: Tensor, y: Any = None) -> Any:
-        """Return p(x|y)."""
-        return super().likelihood(torch.zeros_like(z), y)
-
-
-def built(kind: str, quadrants: int, **smaller: Any) -> CVAE:
+def built(kind: str, quadrants: int, pixels: data.PixelMode = "grey", **smaller: Any) -> CVAE:
     """Return an untrained model: ``cvae``, ``gsnn`` or ``deterministic``; ``smaller`` settings replace the study's."""
-    count = int(seen(quadrants).sum())
-    settings = {**BASE, **({} if kind == "cvae" else {"prior": "standard"}), **smaller}
-    config = CVAEConfig(image_shape=(1, 1, 784 - count), **settings)
-    if kind != "cvae":
-        return {"gsnn": Unrecognised, "deterministic": Deterministic}[kind](config, Pixels(count))
-    model = CVAE(config, Pixels(count))
-    # A shallower encoder takes a fifth off the time of a step, and costs nothing that could be measured.
-    settings = {"condition_dim": count, "dropout": config.dropout}
-    model.encoder = MLPEncoder(config.image_shape, config.hidden[:2], config.latent_dim, **settings)
-    return model
+    return made(kind, int(seen(quadrants).sum()), pixels=pixels, **{**BASE, **smaller})
 
 
 def recipe(kind: str, quadrants: int) -> list[dict[str, Any]]:
     """Return how a kind is trained, each stage as arguments of ``fit``."""
     first: dict[str, Any] = {"epochs": EPOCHS[kind][quadrants - 1], "batch_size": BATCH[kind], "learning_rate": RATE}
-    always = {"ema": EMA, "patience": PATIENCE, "pixels": "grey"}
+    always = {"ema": EMA, "patience": PATIENCE}
     if kind == "deterministic":
         return [first | always]
     if kind == "gsnn":
@@ -185,7 +141,7 @@ def train(kind: str, quadrants: int, seed: int, folder: Path) -> dict[str, Any]:
     images, y = have["train"]
     found: dict[str, Any] = {"parameters": model.num_parameters(), "epochs": 0, "seconds": 0.0}
     for number, settings in enumerate(recipe(kind, quadrants)):
-        kept = {"checkpoint": folder / f"stage {number}", "resume": True, "seed": seed + 100 * number}
+        kept: dict[str, Any] = {"checkpoint": folder / f"stage {number}", "resume": True, "seed": seed + 100 * number}
         history = fit(model, images, y=y, validation=have["validation"], **kept, **settings)
         found["epochs"] += history.best_epoch
         found["seconds"] += history.seconds[-1]
@@ -194,26 +150,27 @@ def train(kind: str, quadrants: int, seed: int, folder: Path) -> dict[str, Any]:
     return found
 
 
-def loaded(kind: str, quadrants: int, folder: Path) -> CVAE:
-    """Return a trained model, ready to be asked."""
-    model, _ = load_checkpoint(folder / "trained", model=built(kind, quadrants), device="auto")
+def loaded(kind: str, quadrants: int, folder: Path, pixels: data.PixelMode = "grey") -> CVAE:
+    """Return a trained model, to be asked about pixels of this kind."""
+    model: CVAE
+    model, _ = load_checkpoint(folder / "trained", model=built(kind, quadrants, pixels), device="auto")
     return model
 
 
 def likelihood(kind: str, quadrants: int, folder: Path) -> dict[str, Any]:
     """Return log p(x|y) of test images, one by one, under both treatments of the pixels, and the CVAE's ELBO."""
-    model, (test, y) = loaded(kind, quadrants, folder), sets(quadrants)["test"]
+    test, y = sets(quadrants)["test"]
     samples = {"cvae": 100, "gsnn": MANY, "deterministic": 1}[kind]
     proposal: Proposal = "posterior" if kind == "cvae" else "prior"
     found: dict[str, Any] = {"per_example": {}}
     for ending, pixels in ENDINGS.items():
         count = {"cvae": FEWER if ending else len(test), "gsnn": SUBSET, "deterministic": len(test)}[kind]
-        some, settings = test.subset(slice(count)), {"y": y[:count], "pixels": pixels}
-        ll = evaluation.log_likelihood(model, some, samples=samples, proposal=proposal, **settings)
+        model, some, told = loaded(kind, quadrants, folder, pixels), test.subset(slice(count)), y[:count]
+        ll = evaluation.log_likelihood(model, some, samples=samples, proposal=proposal, y=told)
         found |= {f"nll{ending}": -ll.mean, f"nll{ending}_error": ll.standard_error}
         found["per_example"][f"log_likelihood{ending}"] = [round(value, 3) for value in ll.per_example.tolist()]
         if kind == "cvae":
-            found[f"elbo{ending}"] = evaluation.rate_distortion(model, some, **settings).total.mean
+            found[f"elbo{ending}"] = evaluation.rate_distortion(model, some, y=told).total.mean
     return found
 
 
@@ -221,11 +178,10 @@ def convergence(kind: str, quadrants: int, folder: Path) -> dict[str, Any]:
     """Return what three estimators of -log p(x|y) say of the same images as their samples grow."""
     model, (test, y) = loaded(kind, quadrants, folder), sets(quadrants)["test"]
     some, y = test.subset(slice(CURVE)), y[:CURVE]
-    settings: dict[str, Any] = {"y": y, "pixels": "grey"}
-    found = {"elbo_few": evaluation.rate_distortion(model, some, **settings).total.mean}
+    found = {"elbo_few": evaluation.rate_distortion(model, some, y=y).total.mean}
     for name, counts in (("prior", PRIOR_COUNTS), ("importance", IMPORTANCE_COUNTS)):
         proposal: Proposal = "prior" if name == "prior" else "posterior"
-        curve = evaluation.likelihood_by_samples(model, some, counts, proposal=proposal, **settings)
+        curve = evaluation.likelihood_by_samples(model, some, counts, proposal=proposal, y=y)
         found |= {f"{name}_{count}": -point.mean for count, point in zip(counts, curve, strict=True)}
         found[f"{name}_{counts[-1]}_error"] = curve[-1].standard_error
     return found

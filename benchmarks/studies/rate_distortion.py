@@ -1,6 +1,6 @@
 """Chapter 08's figures over three seeds: the rate-distortion curves of VAE and CVAE, and beta against disentanglement.
 
-    python benchmarks/studies/rate_distortion.py                # writes cvae_lib/records/rate_distortion.json
+    python benchmarks/studies/rate_distortion.py                # writes cvae_lib/course/records/rate_distortion.json
     python benchmarks/studies/rate_distortion.py --minutes 2    # starts no training after two minutes; call it again
 
 A finished training is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 
 from cvae_lib import data, evaluation, pretrained
+from cvae_lib.environment import seeded
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import Linear
-from cvae_lib.training import fit, seeded
+from cvae_lib.training import fit
 
 SEEDS = (0, 1, 2)
 MODELS = {"vae": 0, "cvae": 10}  # labels told
 BETAS = (0.1, 1, 3, 10, 20, 30, 40)
 COLD = 30  # the beta that is also trained from the first step on
 STEPS, BATCH = 940, 256  # four epochs of MNIST
-SHAPE: dict[str, Any] = {"latent_dim": 16, "hidden": (256, 256), "how": "film", "where": "every"}
+SHAPE: dict[str, Any] = {"latent_dim": 16, "hidden": (256, 256), "conditioning": "film", "condition_at": "every"}
 FACTORS = ("thickness", "slant", "x", "y")
 FACTOR_BETAS = (1, 2, 4, 8, 16)
 FACTOR_RISING = (4, 8)  # the betas that are also reached by a rise from 1
@@ -89,16 +90,16 @@ def place(model: CVAE, test: data.ImageSet) -> dict[str, float]:
 @torch.no_grad()
 def pictures(model: CVAE, test: data.ImageSet) -> dict[str, float]:
     """Return how legible and how varied its drawings are, and how often a reconstruction keeps the label."""
-    judge = pretrained.load_judge()
+    classifier = pretrained.load_classifier()
     some = test.subset(slice(2000))
     y = some.labels if model.is_conditional else None
     asked = torch.arange(10).repeat(100)
     drawn = model.draw(asked if model.is_conditional else None, count=1000, generator=torch.Generator().manual_seed(0))
-    legible = float((judge(drawn).softmax(1).max(1).values >= 0.9).float().mean())
-    kept = float((judge.read(model.reconstruct(some.pixels(), y)) == some.labels).float().mean())
+    legible = float((classifier(drawn).softmax(1).max(1).values >= 0.9).float().mean())
+    kept = float((classifier.read(model.reconstruct(some.pixels(), y)) == some.labels).float().mean())
     figures = {"legible": legible, "kept": kept}
     if model.is_conditional:
-        figures["control"] = float((judge.read(drawn) == asked).float().mean())
+        figures["control"] = float((classifier.read(drawn) == asked).float().mean())
         figures["diversity"] = evaluation.diversity(model, test).ratio
     return figures
 
@@ -142,7 +143,7 @@ def factors(beta: float, rises: bool, seed: int, sets: dict[str, data.ImageSet])
     figures = {"R": found.rate.mean, "D": found.distortion.mean, "mig": score.mig}
     figures |= {f"gap_{name}": gap for name, gap in zip(FACTORS, score.gaps.tolist(), strict=True)}
     figures |= {"mig_of_means": evaluation.mutual_information_gap(means, truth).mig}
-    figures |= {f"told_{name}": share for name, share in zip(FACTORS, score.told.tolist(), strict=True)}
+    figures |= {f"told_{name}": share for name, share in zip(FACTORS, score.explained.tolist(), strict=True)}
     figures |= {f"r2_{name}": explained(means, truth[name]) for name in FACTORS}
     return figures | {"active": evaluation.active_units(made, others).count}
 

@@ -1,6 +1,6 @@
 """Chapter 05's figures over three seeds: numbers, words, and what dropping y costs.
 
-    python benchmarks/studies/what_y_can_be.py                # writes cvae_lib/records/what_y_can_be.json
+    python benchmarks/studies/what_y_can_be.py                # writes cvae_lib/course/records/what_y_can_be.json
     python benchmarks/studies/what_y_can_be.py --minutes 3    # starts no training after three minutes; call it again
 
 A finished training is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
@@ -17,8 +17,9 @@ import keeping
 import torch
 from torch import Tensor
 
-from cvae_lib import data, evaluation, pretrained, strokes
+from cvae_lib import data, evaluation, pretrained
 from cvae_lib.conditions import Vocabulary
+from cvae_lib.datasets import strokes
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
 
@@ -26,9 +27,9 @@ SEEDS = (0, 1, 2)
 NAMES = ("thickness", "slant")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 THICK, LEAN = ("thin", "", "thick"), ("leaning left", "", "leaning right")
-NUMBERS: dict[str, Any] = {"latent_dim": 10, "hidden": (256, 256, 256), "where": "every"}
+NUMBERS: dict[str, Any] = {"latent_dim": 10, "hidden": (256, 256, 256), "condition_at": "every"}
 SMALL: dict[str, Any] = NUMBERS | {"hidden": (192, 192)}
-WORDS: dict[str, Any] = {"latent_dim": 10, "hidden": (256, 256, 256), "where": (1, 2)}
+WORDS: dict[str, Any] = {"latent_dim": 10, "hidden": (256, 256, 256), "condition_at": (1, 2)}
 TRAINING: dict[str, Any] = {"batch_size": 256, "learning_rate": 6e-3, "device": "cpu", "log_every": 1000}
 NUMBER_EPOCHS, PART_EPOCHS, WORD_EPOCHS = 8, 3, 9
 DROPPED = 0.2
@@ -56,7 +57,8 @@ class Digits:
     def kinds(self, labels: Tensor, a: Tensor) -> Tensor:
         """Return the number of each combination of digit, fifths or middle of thickness and of slant."""
         level = (a > self.low).long() + (a > self.high).long()
-        return 9 * labels + 3 * level[:, 0] + level[:, 1]
+        kind: Tensor = 9 * labels + 3 * level[:, 0] + level[:, 1]
+        return kind
 
 
 def measured(images: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def measured(images: Tensor) -> Tensor:
 
 def calibrations(names: tuple[str, ...], asked: Tensor, found: Any) -> dict[str, float]:
     """Return slope, R², error and bias of each attribute."""
-    figures = {}
+    figures: dict[str, float] = {}
     for column, name in enumerate(names):
         line = evaluation.calibration(asked[:, column], getattr(found, name))
         figures |= {f"{name}_slope": line.slope, f"{name}_r2": line.r_squared}
@@ -78,7 +80,7 @@ def calibrations(names: tuple[str, ...], asked: Tensor, found: Any) -> dict[str,
 def numbers(seed: int, digits: Digits, epochs: int, p: float, settings: dict[str, Any]) -> dict[str, float]:
     """Train on labels and numbers, each part dropped with chance p, and measure obedience and likelihoods."""
     torch.manual_seed(seed)
-    model = CVAE(CVAEConfig(condition="label+attributes", attributes=NAMES, how="film", **settings))
+    model = CVAE(CVAEConfig(condition="label+attributes", attributes=NAMES, conditioning="film", **settings))
     label, number = model.condition.parts  # type: ignore[misc]  # the parts of a CompositeCondition
     number.standardise(digits.a)
 
@@ -91,7 +93,7 @@ def numbers(seed: int, digits: Digits, epochs: int, p: float, settings: dict[str
     asked = digits.test_a[order]
     drawn = model.draw((digits.test.labels[order], asked), generator=torch.Generator().manual_seed(1))
     figures = calibrations(NAMES, asked, strokes.measure(drawn))
-    right = pretrained.load_judge().read(drawn) == digits.test.labels[order]
+    right = pretrained.load_classifier().read(drawn) == digits.test.labels[order]
     return figures | {"control": float(right.float().mean())} | likelihoods(model, digits, bool(p))
 
 
@@ -122,8 +124,8 @@ def words(seed: int, digits: Digits) -> dict[str, float]:
     ids, new = vocabulary.encode(captions), torch.tensor([9 * digit + (0, 2, 6, 8)[digit % 4] for digit in range(10)])
     kept = (~torch.isin(digits.kind, new)).nonzero().flatten()
     torch.manual_seed(seed)
-    spoken = {"condition": "caption", "words": vocabulary.words, "caption_length": vocabulary.length}
-    model = CVAE(CVAEConfig(how="attention", **spoken, **WORDS))
+    spoken: dict[str, Any] = {"condition": "caption", "words": vocabulary.words, "caption_length": vocabulary.length}
+    model = CVAE(CVAEConfig(conditioning="attention", **spoken, **WORDS))
     fit(model, digits.train.subset(kept), y=ids[digits.kind[kept]], epochs=WORD_EPOCHS, seed=seed, **TRAINING)
     old = torch.tensor([k for k in range(90) if k not in new])
     often = digits.test_kind[~torch.isin(digits.test_kind, new)][:2000]
@@ -132,7 +134,7 @@ def words(seed: int, digits: Digits) -> dict[str, float]:
         drawn = model.draw(ids[asked], generator=torch.Generator().manual_seed(1))
         level = torch.stack([asked // 3 % 3, asked % 3], dim=1) - 1
         right = (measured(drawn) - digits.middle).sign() == level
-        figures[f"{what}_digit"] = float((pretrained.load_judge().read(drawn) == asked // 9).float().mean())
+        figures[f"{what}_digit"] = float((pretrained.load_classifier().read(drawn) == asked // 9).float().mean())
         for column, name in enumerate(NAMES):
             figures[f"{what}_{name}"] = float(right[level[:, column] != 0, column].float().mean())
     return figures

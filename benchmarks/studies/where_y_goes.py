@@ -1,6 +1,6 @@
 """Chapter 04's figures over three seeds: four ways in, where in the network, which network, and a list as y.
 
-    python benchmarks/studies/where_y_goes.py                # writes cvae_lib/records/where_y_goes.json
+    python benchmarks/studies/where_y_goes.py                # writes cvae_lib/course/records/where_y_goes.json
     python benchmarks/studies/where_y_goes.py --minutes 3    # starts no training after three minutes; call it again
 
 A finished training is a file in a folder of its own (--kept), so a study that was stopped goes on where it was.
@@ -31,7 +31,8 @@ SHORT, LONG = 4, 12  # epochs
 LOUDNESS = 8
 WAYS = ("concatenation", "addition", "film", "batchnorm", "attention")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-BASE: dict[str, Any] = {"latent_dim": 20, "hidden": (192, 192), "how": "concatenation", "where": "every"}
+BASE: dict[str, Any] = {"latent_dim": 20, "hidden": (192, 192), "condition_at": "every"}
+BASE |= {"conditioning": "concatenation"}
 PROTOCOL = (
     "MNIST, dynamic binarisation; MLPs of two hidden layers, D = 20, y told to every block of encoder and decoder "
     "unless said otherwise; width 192, or for other ways the one that brings the parameters closest to those of "
@@ -77,7 +78,7 @@ class Trial:
 
     def _made(self, width: int) -> CVAE:
         settings = {**BASE, **self._words(), **self.settings, "hidden": (width, width)}
-        model = CVAE(CVAEConfig(**settings), SideBySide() if self.side_by_side else None)
+        model = CVAE(CVAEConfig(**settings), condition=SideBySide() if self.side_by_side else None)
         if self.loudness != 1:
             nets: Any = (model.encoder.net, model.decoder.net)
             for layer in (*nets[0].layers, *nets[1].layers):
@@ -85,22 +86,25 @@ class Trial:
         return model
 
 
-CONTEST = {way: Trial({"how": way}, matched=True) for way in WAYS}
+CONTEST = {way: Trial({"conditioning": way}, matched=True) for way in WAYS}
 LOUD = {"loud": Trial({}, matched=True, loudness=LOUDNESS)}
 PLACES = {
-    "attention_wide": Trial({"how": "attention"}),
-    "first": Trial({"where": "first"}),
-    "last": Trial({"where": (2,)}),
-    "film_last": Trial({"where": (2,), "how": "film"}),
+    "attention_wide": Trial({"conditioning": "attention"}),
+    "first": Trial({"condition_at": "first"}),
+    "last": Trial({"condition_at": (2,)}),
+    "film_last": Trial({"condition_at": (2,), "conditioning": "film"}),
     "none": Trial({"num_classes": 0}),
-    "encoder": Trial({"condition_in": "encoder"}),
-    "decoder": Trial({"condition_in": "decoder"}),
-    "encoder_prior": Trial({"condition_in": "encoder", "prior": "gaussian"}),
-    "decoder_prior": Trial({"condition_in": "decoder", "prior": "gaussian"}),
+    "encoder": Trial({"condition_to": "encoder"}),
+    "decoder": Trial({"condition_to": "decoder"}),
+    "encoder_prior": Trial({"condition_to": "encoder", "prior": "gaussian"}),
+    "decoder_prior": Trial({"condition_to": "decoder", "prior": "gaussian"}),
     "both_prior": Trial({"prior": "gaussian"}),
 }
 PAIRS = {
-    **{f"pair_{way}": Trial({"how": way}, pairs=True, matched=True) for way in ("concatenation", "film", "attention")},
+    **{
+        f"pair_{way}": Trial({"conditioning": way}, pairs=True, matched=True)
+        for way in ("concatenation", "film", "attention")
+    },
     "pair_side_by_side": Trial({}, pairs=True, matched=True, side_by_side=True),
 }
 LONGER = {f"{name}_long": dataclasses.replace(trial, epochs=LONG) for name, trial in {**CONTEST, **LOUD}.items()}
@@ -121,11 +125,12 @@ def two_digits(digits: data.ImageSet, seed: int) -> tuple[data.ImageSet, Tensor]
 @torch.no_grad()
 def pair_control(model: CVAE) -> tuple[float, float]:
     """Ask ten times for each of the hundred pairs; return the shares read as asked, and read in either order."""
-    judge, asked = pretrained.load_judge(), torch.cartesian_prod(torch.arange(10), torch.arange(10)).repeat(10, 1)
+    classifier = pretrained.load_classifier()
+    asked = torch.cartesian_prod(torch.arange(10), torch.arange(10)).repeat(10, 1)
     drawn = model.draw(asked + 1, generator=torch.Generator().manual_seed(0))  # (1000, 1, 28, 28)
     halves = torch.cat(drawn.chunk(2, dim=3))  # (2000, 1, 28, 14)
     wide = F.pad(F.interpolate(halves, size=(28, 20), mode="bilinear"), (4, 4))
-    read = torch.stack(judge.read(wide).chunk(2), 1)  # (1000, 2)
+    read = torch.stack(classifier.read(wide).chunk(2), 1)  # (1000, 2)
     exact = (read == asked).all(1)
     return float(exact.float().mean()), float((exact | (read.flip(1) == asked).all(1)).float().mean())
 
@@ -146,7 +151,7 @@ def train(trial: Trial, seed: int, sets: dict[str, data.ImageSet]) -> dict[str, 
     if trial.pairs:
         figures["exact"], figures["either_order"] = pair_control(model)
     elif model.is_conditional:
-        figures["control"] = evaluation.control_accuracy(model, pretrained.load_judge(), count=2000).accuracy
+        figures["control"] = evaluation.control_accuracy(model, pretrained.load_classifier(), count=2000).accuracy
     return {"figures": figures, "per_example": [round(value, 4) for value in ll.per_example.tolist()]}
 
 

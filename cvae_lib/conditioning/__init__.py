@@ -1,10 +1,10 @@
-"""How y enters a network: layers with one signature, ``(h, c) -> h``, chosen by name.
+"""How y enters a network: layers with one signature, ``(h, c) -> h``, and your own.
 
 ``h`` holds features, shape (B, F) or (B, F, H, W). ``c`` is what a condition gives, in any of its forms:
 
 - a vector (B, C), the same at every pixel of h;
 - ``Tokens`` (B, L, C): attention reads them one by one, the other layers read their mean without the padding;
-- an image (B, C, H, W) as large as h, told pixel by pixel; attention takes each of its pixels for a token.
+- an image (B, C, H, W) as large as h, read pixel by pixel; attention takes each of its pixels for a token.
 
 A layer may widen h, so the next one asks for ``out_features``. No layer has a bias beside c: where c is zero, or all
 padding, each does what it would do in a network without y.
@@ -28,8 +28,9 @@ __all__ = [
     "Conditioning",
     "CrossAttention",
     "FiLM",
+    "Maker",
     "attention_maps",
-    "conditioning",
+    "make_conditioning",
 ]
 
 
@@ -128,7 +129,9 @@ class ConditionalBatchNorm(Conditioning):
         return modulated
 
 
-CONDITIONINGS: dict[str, Callable[[int, int], Conditioning]] = {
+Maker = Callable[[int, int], Conditioning]  # from features F and condition width C to a layer
+
+CONDITIONINGS: dict[str, Maker] = {
     "concatenation": Concatenation,
     "addition": Addition,
     "film": FiLM,
@@ -137,12 +140,18 @@ CONDITIONINGS: dict[str, Callable[[int, int], Conditioning]] = {
 }
 
 
-def conditioning(name: str, features: int, condition_dim: int) -> Conditioning:
-    """Return the conditioning layer called ``name`` for F features and a condition of width C.
+def make_conditioning(kind: str | Maker, features: int, condition_dim: int) -> Conditioning:
+    """Return a conditioning layer for F features and a condition of width C.
+
+    Args:
+        kind: a name of :data:`CONDITIONINGS`, or a function that makes a layer of your own:
+            ``(features, condition_dim) -> layer``.
 
     Raises:
         ValueError: if there is no layer of that name, or a width is below 1.
     """
-    if name not in CONDITIONINGS:
-        raise ValueError(f"There is no conditioning {name!r}; choose from {', '.join(CONDITIONINGS)}.")
-    return CONDITIONINGS[name](features, condition_dim)
+    if callable(kind):
+        return kind(features, condition_dim)
+    if kind not in CONDITIONINGS:
+        raise ValueError(f"There is no conditioning {kind!r}; choose from {', '.join(CONDITIONINGS)}.")
+    return CONDITIONINGS[kind](features, condition_dim)

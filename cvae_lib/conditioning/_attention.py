@@ -77,8 +77,8 @@ class CrossAttention(Conditioning):
         Raises:
             ValueError: if h or c has another width or length than the layer or the other.
         """
-        told: Tensor = self.attend(h, c)[0]
-        return told
+        out: Tensor = self.attend(h, c)[0]
+        return out
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def attention_maps(network: nn.Module, *inputs: Any) -> dict[str, Float[Tensor, 
     """
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, CrossAttention)}
     if not layers:
-        raise ValueError("This network has no attention to look at; make it with how='attention'.")
+        raise ValueError("This network has no attention to look at; make it with conditioning='attention'.")
     maps: dict[str, Tensor] = {}
 
     def keep(name: str, layer: CrossAttention) -> Callable[[nn.Module, tuple[Any, ...]], None]:

@@ -5,7 +5,7 @@ image (B, dim, H, W). "No condition" has width 0. Whatever the kind, y can be mi
 (or all padding) there, and every conditioning layer does what it would do in a network without y.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +31,6 @@ from cvae_lib.conditions._condition import (
 )
 
 __all__ = [
-    "CONDITIONS",
     "MISSING",
     "AttributeCondition",
     "CaptionCondition",
@@ -48,7 +47,6 @@ __all__ = [
     "Vocabulary",
     "as_vector",
     "examples",
-    "make_condition",
     "masked_mean",
     "repeated",
     "without_padding",
@@ -79,7 +77,7 @@ class _OfLabels(Condition):
         """Raise ValueError as ``forward`` does."""
         checked_labels(y, self.num_classes)
 
-    def hide(self, y: Int64[Tensor, " b"], where: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:
+    def mask_out(self, y: Int64[Tensor, " b"], where: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:
         """Return the labels with ``MISSING`` where ``where`` is true."""
         return checked_labels(y, self.num_classes).masked_fill(where, MISSING)
 
@@ -166,7 +164,7 @@ class ObservedCondition(Condition):
         flat: give c as one vector (B, (channels + 1) H W), for MLPs, instead of an image (B, channels + 1, H, W).
     """
 
-    reads_gaps = True
+    allows_nan = True
 
     def __init__(self, image_shape: Sequence[int], flat: bool = False) -> None:
         super().__init__()
@@ -211,7 +209,7 @@ class ObservedCondition(Condition):
         if bad.any():
             raise ValueError(f"The observed part is not finite in row {int(bad.nonzero()[0])}; mask those pixels out.")
 
-    def hide(self, y: Observed, where: Bool[Tensor, " b"]) -> Observed:
+    def mask_out(self, y: Observed, where: Bool[Tensor, " b"]) -> Observed:
         """Return y with nothing observed in the examples where ``where`` is true."""
         image, mask = self._checked(y)
         return Observed(image, mask & ~where[:, None, None, None])
@@ -260,37 +258,15 @@ class CompositeCondition(Condition):
         for part, value in zip(self.parts, self._checked(y), strict=True):
             part.check(value)  # type: ignore[operator]
 
-    def hide(self, y: tuple[Any, ...], where: Bool[Tensor, " b"]) -> tuple[Any, ...]:
+    def check_finite(self, y: Any) -> None:
+        """Let every part look at its own, where y comes in parts."""
+        if isinstance(y, tuple) and len(y) == len(self.parts):
+            for part, value in zip(self.parts, y, strict=True):
+                part.check_finite(value)  # type: ignore[operator]
+        else:
+            super().check_finite(y)
+
+    def mask_out(self, y: tuple[Any, ...], where: Bool[Tensor, " b"]) -> tuple[Any, ...]:
         """Return y with every part missing in the examples where ``where`` is true."""
         parts = zip(self.parts, self._checked(y), strict=True)
-        return tuple(part.hide(value, where) for part, value in parts)  # type: ignore[operator]
-
-
-# By name, from the settings a checkpoint can carry; ``settings`` holds what the names below ask for.
-CONDITIONS: dict[str, Callable[[dict[str, Any]], Condition]] = {
-    "none": lambda settings: NoCondition(),
-    "label": lambda settings: LabelCondition(settings["num_classes"]),
-    "embedding": lambda settings: EmbeddingCondition(settings["num_classes"], settings["condition_width"]),
-    "attributes": lambda settings: AttributeCondition(settings["attributes"]),
-    "caption": lambda settings: CaptionCondition(
-        Vocabulary(settings["words"], settings["caption_length"]), settings["condition_width"]
-    ),
-    "observed": lambda settings: ObservedCondition(settings["image_shape"], flat=settings["flat"]),
-}
-
-
-def make_condition(name: str, settings: dict[str, Any]) -> Condition:
-    """Return the condition called ``name``, or several joined by a plus sign: ``label+attributes``.
-
-    Args:
-        name: one or more of :data:`CONDITIONS`.
-        settings: num_classes, condition_width, attributes, words, caption_length, image_shape and flat, as needed.
-
-    Raises:
-        ValueError: if a name is unknown, or a setting does not make a condition.
-    """
-    names = name.split("+")
-    if unknown := [part for part in names if part not in CONDITIONS]:
-        raise ValueError(f"There is no condition {unknown[0]!r}; choose from {', '.join(CONDITIONS)}.")
-    parts = [CONDITIONS[part](settings) for part in names]
-    return parts[0] if len(parts) == 1 else CompositeCondition(*parts)
+        return tuple(part.mask_out(value, where) for part, value in parts)  # type: ignore[operator]

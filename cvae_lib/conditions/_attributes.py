@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cvae_lib._numbers import can_be_read
 from cvae_lib.conditions._condition import Condition, described, given
+from cvae_lib.environment import is_cheap_to_inspect
 
 
 class AttributeCondition(Condition):
@@ -17,7 +17,7 @@ class AttributeCondition(Condition):
 
     .. math:: c_b = [k_b \odot (y_b - m) / s,\; k_b], \qquad k_{ba} = 1[y_{ba} \text{ is not NaN}]
 
-    The flags let a network tell "not told" from "average". Mean m and standard deviation s are kept with the weights;
+    The flags let a network tell "not known" from "average". Mean m and standard deviation s are kept with the weights;
     until :meth:`standardise` sets them they are 0 and 1.
 
     Args:
@@ -27,7 +27,7 @@ class AttributeCondition(Condition):
         ValueError: if there is no name, or one stands twice.
     """
 
-    reads_gaps = True
+    allows_nan = True
     mean: Tensor
     std: Tensor
 
@@ -54,7 +54,7 @@ class AttributeCondition(Condition):
         y = given(y, f"attributes, {wanted}")
         if not isinstance(y, Tensor) or not y.is_floating_point() or y.shape[1:] != (len(self.names),):
             raise ValueError(f"Attributes must be {wanted}, not {described(y)}.")
-        if can_be_read(y) and bool((infinite := y.isinf().any(1)).any()):
+        if is_cheap_to_inspect(y) and bool((infinite := y.isinf().any(1)).any()):
             row = int(infinite.nonzero()[0])
             raise ValueError(f"Attributes must be finite, or NaN where not known, and row {row} is infinite.")
         return y
@@ -104,6 +104,6 @@ class AttributeCondition(Condition):
         """Raise ValueError as ``forward`` does."""
         self._checked(y)
 
-    def hide(self, y: Float[Tensor, "b a"], where: Bool[Tensor, " b"]) -> Float[Tensor, "b a"]:
+    def mask_out(self, y: Float[Tensor, "b a"], where: Bool[Tensor, " b"]) -> Float[Tensor, "b a"]:
         """Return the attributes with rows of NaN where ``where`` is true."""
         return self._checked(y).masked_fill(where[:, None], math.nan)

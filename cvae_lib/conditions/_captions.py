@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
-from cvae_lib._numbers import can_be_read
 from cvae_lib.conditions._condition import Condition, Kind, Tokens, described, given
+from cvae_lib.environment import is_cheap_to_inspect
 
 PADDING = 0
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
@@ -140,7 +140,7 @@ class CaptionCondition(Condition):
             return self.vocabulary.encode(y).to(self.position.device)
         if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 2 or y.shape[1] > length:
             raise ValueError(f"Captions must be {wanted} or fewer columns, not {described(y)}.")
-        if can_be_read(y) and not (int(y.min()) >= PADDING and int(y.max()) <= size):
+        if is_cheap_to_inspect(y) and not (int(y.min()) >= PADDING and int(y.max()) <= size):
             raise ValueError(
                 f"Word numbers must lie in 1..{size} (or 0 for padding), but run from {int(y.min())} to {int(y.max())}."
             )
@@ -162,7 +162,7 @@ class CaptionCondition(Condition):
         """Raise ValueError as ``forward`` does."""
         self.ids(y)
 
-    def hide(self, y: Sequence[str] | Int64[Tensor, "b l"], where: Bool[Tensor, " b"]) -> Int64[Tensor, "b l"]:
+    def mask_out(self, y: Sequence[str] | Int64[Tensor, "b l"], where: Bool[Tensor, " b"]) -> Int64[Tensor, "b l"]:
         """Return the numbered words with the examples at ``where`` all padding."""
         ids = self.ids(y)
         return ids.masked_fill(where.to(ids.device)[:, None], PADDING)

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from cvae_lib._numbers import can_be_read
+from cvae_lib.data import tensors_in
+from cvae_lib.environment import is_cheap_to_inspect
 
 MISSING = -1
 
@@ -67,30 +68,24 @@ def _repeated_rows(tensor: Tensor, lead: tuple[int, ...]) -> Tensor:
     return tensor.expand(*lead, *tensor.shape[1:]).reshape(-1, *tensor.shape[1:])
 
 
-def _first_tensor(y: Any) -> Tensor:
-    if isinstance(y, Tensor):
-        return y
-    if isinstance(y, tuple) and y:
-        return _first_tensor(y[0])
-    raise ValueError(f"y must be made of tensors to be dropped, and this is {type(y).__name__}.")
-
-
 class Condition(nn.Module):
     """A module that turns raw y into c, what a network reads; the base of all conditions, and of your own.
 
-    To bring your own, subclass this, set ``dim`` and ``kind``, write ``forward`` and ``hide``, and pass an instance as
-    ``CVAE(config, condition=...)``. One law makes it fit everything else: for an example of which nothing is known, c
-    is zero (or all padding). Every conditioning layer then does what it would do in a network without y.
+    To bring your own, subclass this, set ``dim`` and ``kind``, write ``forward`` and ``mask_out``, and pass an
+    instance as ``CVAE(..., condition=...)``. One law makes it fit everything else: for an example of which nothing is
+    known, c is zero (or all padding). Every conditioning layer then does what it would do in a network without y.
 
     Attributes:
         dim: width of c: C of a vector (B, C), of tokens (B, L, C) or of an image (B, C, H, W); 0 for no condition.
         kind: ``vector``, ``tokens``, ``image`` or ``none``.
-        reads_gaps: whether NaN in y has a meaning, as for an attribute that is not known; else training refuses it.
+        num_classes: how many labels y can be; 0 where y is no label.
+        allows_nan: whether NaN in y has a meaning, as for an attribute that is not known; else training refuses it.
     """
 
     dim: int
     kind: Kind = "vector"
-    reads_gaps: bool = False
+    num_classes: int = 0
+    allows_nan: bool = False
 
     @property
     def vector_dim(self) -> int:
@@ -102,15 +97,31 @@ class Condition(nn.Module):
         raise NotImplementedError("A condition needs a forward(y) that returns what the networks read.")
 
     def check(self, y: Any) -> None:
-        """Look at all of y before training, on the CPU, where asking for a value costs nothing; by default do nothing.
+        """Look at all of y before training, on the CPU, where asking for a value costs nothing.
 
         Raises:
-            ValueError: if ``forward`` could not read it.
+            ValueError: if ``forward`` could not read it; here, if y is not finite, unless NaN has a meaning.
         """
+        self.check_finite(y)
 
-    def hide(self, y: Any, where: Bool[Tensor, " b"]) -> Any:
+    def check_finite(self, y: Any) -> None:
+        """Look for NaN and infinity in y, unless NaN has a meaning for this condition.
+
+        Raises:
+            ValueError: naming the first row that is not finite.
+        """
+        if self.allows_nan:
+            return
+        for values in tensors_in(y):
+            if values.is_floating_point() and not torch.isfinite(values).all():
+                row = int((~torch.isfinite(values.flatten(1))).any(1).nonzero()[0])
+                raise ValueError(
+                    f"y is not finite in row {row}, so the data are at fault; repair or leave out that row."
+                )
+
+    def mask_out(self, y: Any, where: Bool[Tensor, " b"]) -> Any:
         """Return y with the examples missing at which ``where`` is true."""
-        raise NotImplementedError("This condition cannot be dropped; give it a hide(y, where).")
+        raise NotImplementedError("This condition cannot be dropped; give it a mask_out(y, where).")
 
     def drop(self, y: Any, probability: float, generator: torch.Generator | None = None) -> Any:
         r"""Return y with each example missing with the given probability, independently.
@@ -123,9 +134,11 @@ class Condition(nn.Module):
         """
         if not 0 <= probability <= 1:
             raise ValueError(f"The probability of dropping y lies between 0 and 1, and {probability} does not.")
-        first = _first_tensor(y)
+        if not (found := tensors_in(y)):
+            raise ValueError(f"y must be made of tensors to be dropped, and this is {type(y).__name__}.")
+        first = found[0]
         coins = torch.rand(len(first), generator=generator, device=generator.device if generator else first.device)
-        return self.hide(y, (coins < probability).to(first.device))
+        return self.mask_out(y, (coins < probability).to(first.device))
 
 
 def given(y: Any, what: str) -> Any:
@@ -143,9 +156,11 @@ def described(y: object) -> str:
 def checked_labels(y: Int64[Tensor, " b"] | None, classes: int) -> Int64[Tensor, " b"]:
     """Return labels, or say in one sentence what is wrong with them."""
     y = given(y, f"int64 labels of shape (B,) in 0..{classes - 1}")
+    if isinstance(y, Tensor) and y.ndim == 1 and y.dtype in (torch.int32, torch.int16, torch.uint8):
+        y = y.long()
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1:
         raise ValueError(f"Labels must be int64 of shape (B,), not {described(y)}.")
-    if can_be_read(y):  # elsewhere a label out of range counts as missing
+    if is_cheap_to_inspect(y):  # elsewhere a label out of range counts as missing
         least, most = (int(end) for end in y.aminmax())
         if least < MISSING or most >= classes:
             raise ValueError(

@@ -1,6 +1,6 @@
 """The datasets of the course, each as an ``ImageSet``: MNIST, Fashion-MNIST, CelebA, built-in strokes and faces.
 
-Series are here too: :class:`SeriesSet` for any, and the weekly record of chapter 10.
+Whatever else gives (x, y) is taken too: whole tensors, a ``Dataset``, a ``DataLoader``. Series are plain tensors.
 """
 
 import os
@@ -9,40 +9,73 @@ from typing import Literal
 
 import torch
 
-from cvae_lib.course import FAST_DATASET, capped, data_root
 from cvae_lib.data._celeba import celeba
+from cvae_lib.data._columns import Column, ColumnKind, TableColumns
 from cvae_lib.data._download import DataUnavailable, Source, ensure_whole, first_line
-from cvae_lib.data._imageset import Batch, Batches, ImageSet, PixelMode, binarise, check_split
-from cvae_lib.data._series import SeriesSet, Weekly, co2, simulated_weekly, sliding, weekly
-from cvae_lib.series import COUNTS, Forks
-from cvae_lib.series import forks as draw_forks
+from cvae_lib.data._examples import (
+    Data,
+    Examples,
+    InMemory,
+    TensorSet,
+    as_source,
+    in_memory,
+    in_order,
+    map_tensors,
+    raw,
+    rows_of,
+    tensors_in,
+    unpacked,
+)
+from cvae_lib.data._imageset import Batch, Batches, ImageSet, PixelMode, as_pixels, binarise, check_split
+from cvae_lib.data._loading import Minibatches, fingerprint
+from cvae_lib.data._series import Weekly, co2, simulated_weekly, sliding, weekly
+from cvae_lib.data._table import Table
+from cvae_lib.datasets.series import COUNTS, Forks
+from cvae_lib.datasets.series import forks as draw_forks
+from cvae_lib.environment import at_most, data_root, settings
 
 __all__ = [
     "Batch",
     "Batches",
+    "Column",
+    "ColumnKind",
+    "Data",
     "DataUnavailable",
+    "Examples",
     "ImageSet",
+    "InMemory",
+    "Minibatches",
     "PixelMode",
-    "SeriesSet",
     "Split",
+    "Table",
+    "TableColumns",
+    "TensorSet",
     "Weekly",
+    "as_pixels",
+    "as_source",
     "binarise",
     "celeba",
     "co2",
     "digits",
     "faces",
     "fashion_mnist",
+    "fingerprint",
     "forks",
+    "in_memory",
+    "in_order",
+    "map_tensors",
     "mnist",
+    "raw",
+    "rows_of",
     "simulated_weekly",
     "sliding",
     "strokes",
+    "tensors_in",
+    "unpacked",
     "weekly",
 ]
 
 Split = Literal["train", "test"]
-
-FAST_WINDOWS = 400  # each is scored by hundreds of draws
 
 # Roots where digits() has failed in this process, with whether it was allowed to download.
 _given_up: set[tuple[Path, bool]] = set()
@@ -61,7 +94,7 @@ def mnist(
         split: ``train`` or ``test``.
         root: folder that holds ``MNIST/raw``; None is ``CVAE_DATA``, else the user's cache folder.
         device: where the tensors go.
-        download: fetch what is missing or broken (12 MB); ``COURSE_OFFLINE=1`` forbids it.
+        download: fetch what is missing or broken (12 MB); ``CVAE_OFFLINE=1`` forbids it.
 
     Raises:
         DataUnavailable: if the files are not there, whole, and cannot be fetched.
@@ -85,7 +118,7 @@ def fashion_mnist(
         split: ``train`` or ``test``.
         root: folder that holds ``FashionMNIST/raw``; None is ``CVAE_DATA``, else the user's cache folder.
         device: where the tensors go.
-        download: fetch what is missing or broken (31 MB); ``COURSE_OFFLINE=1`` forbids it.
+        download: fetch what is missing or broken (31 MB); ``CVAE_OFFLINE=1`` forbids it.
 
     Raises:
         DataUnavailable: if the files are not there, whole, and cannot be fetched.
@@ -117,7 +150,7 @@ def strokes(
     Raises:
         ValueError: if the split is unknown.
     """
-    from cvae_lib.strokes import strokes as draw
+    from cvae_lib.datasets.strokes import strokes as draw
 
     check_split(split)
     truth = draw(split, count=count, seed=seed, device=device)._asdict()
@@ -136,7 +169,7 @@ def faces(
 
     Args:
         split: ``train`` (20,000) or ``test`` (2,000); the two share no image.
-        count: how many images, if not all; the fast profile gives at most 2,000.
+        count: how many images, if not all.
         seed: same seed, same images.
         device: where they go.
 
@@ -146,12 +179,12 @@ def faces(
     Raises:
         ValueError: if the split is unknown or the count below 1.
     """
-    from cvae_lib.faces import NAMES
-    from cvae_lib.faces import faces as draw
+    from cvae_lib.datasets.faces import NAMES
+    from cvae_lib.datasets.faces import faces as draw
 
     check_split(split)
     whole = {"train": 20_000, "test": 2_000}[split] if count is None else count
-    drawn = draw(split, count=capped(whole, FAST_DATASET), seed=seed)
+    drawn = draw(split, count=at_most(whole, settings.dataset), seed=seed)
     attributes = {name: getattr(drawn, name) for name in NAMES}
     return ImageSet(drawn.images, drawn.glasses.long(), "faces", attributes=attributes, classes=2).to(device)
 
@@ -159,11 +192,11 @@ def faces(
 def forks(
     split: Split = "train", *, count: int | None = None, seed: int = 0, device: str | torch.device = "cpu"
 ) -> Forks:
-    """Draw the built-in series that forks: windows, futures, and which branch came; see :mod:`cvae_lib.series`.
+    """Draw the built-in series that forks: windows, futures, which branch came; see :mod:`cvae_lib.datasets.series`.
 
     Args:
         split: ``train`` (20,000) or ``test`` (5,000); the two share no random numbers.
-        count: how many windows, if not all; the fast profile gives at most 400.
+        count: how many windows, if not all.
         seed: same seed, same series.
         device: where they go.
 
@@ -172,7 +205,7 @@ def forks(
     """
     check_split(split)
     whole = COUNTS[split] if count is None else count
-    return draw_forks(split, capped(whole, FAST_WINDOWS), seed, device)
+    return draw_forks(split, at_most(whole, settings.examples), seed, device)
 
 
 def digits(
@@ -183,8 +216,7 @@ def digits(
 ) -> ImageSet:
     """Load MNIST or, where it cannot be had, the built-in strokes, which one printed line then announces.
 
-    A process that has failed once for a root neither waits for the network nor prints a second time. On the fast
-    profile only the first 2,000 images are given, so that loops written by hand are short as well.
+    A process that has failed once for a root neither waits for the network nor prints a second time.
 
     Args:
         split: ``train`` or ``test``.
@@ -194,17 +226,19 @@ def digits(
     Raises:
         ValueError: if the split is unknown.
     """
-    attempt = (data_root(root), os.environ.get("COURSE_OFFLINE") != "1")
+    attempt = (data_root(root), os.environ.get("CVAE_OFFLINE") != "1")
     tried = attempt in _given_up
     try:
         whole = mnist(split, root=root, device=device, download=not tried)
-        return whole.subset(slice(capped(len(whole), FAST_DATASET)))
+        return whole.subset(slice(at_most(len(whole), settings.dataset)))
     except DataUnavailable as error:
         if not tried:
             print(f"No MNIST; using the built-in strokes. {error.cause}; to change that, {error.remedy}.")
         _given_up.add(attempt)
         check_split(split)
-        return strokes(split, count=capped(60_000 if split == "train" else 10_000, FAST_DATASET), device=device)
+        from cvae_lib.datasets.strokes import COUNTS as WHOLE
+
+        return strokes(split, count=at_most(WHOLE[split], settings.dataset), device=device)
 
 
 def _from_torchvision(
@@ -220,14 +254,14 @@ def _from_torchvision(
     folder = data_root(root)
     try:
         from torchvision import datasets  # slow, and only needed here
-    except (ImportError, RuntimeError) as error:
+    except Exception as error:  # a torchvision that does not fit its torch fails in ways of its own, and twice
         remedy = "install a pair that fits with pip install --upgrade torch torchvision"
         raise DataUnavailable(f"torchvision cannot be imported ({first_line(error)})", remedy) from error
     reader = datasets.MNIST if kind == "MNIST" else datasets.FashionMNIST
     source = Source(name, folder / kind / "raw", reader.mirrors, reader.resources)
     refusal = None if download else "download=False forbids fetching it"
-    if os.environ.get("COURSE_OFFLINE") == "1":
-        refusal = "COURSE_OFFLINE=1 forbids fetching it"
+    if os.environ.get("CVAE_OFFLINE") == "1":
+        refusal = "CVAE_OFFLINE=1 forbids fetching it"
     ensure_whole(source, refusal)
     try:
         raw = reader(folder, train=split == "train", download=False)

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import torch
 
-from cvae_lib.course import FAST_DATASET, capped, data_root
 from cvae_lib.data._download import DataUnavailable, first_line
 from cvae_lib.data._imageset import ImageSet, check_split
+from cvae_lib.environment import at_most, data_root, settings
 
 SIDE, CROP = 32, 140
 # The course's names for faces, by the annotators' own; -1 where theirs says the opposite.
@@ -61,7 +61,7 @@ def celeba(
             ),
             download=False,
         )
-        return _read(raw, capped(min(count, len(raw)), FAST_DATASET)).to(device)
+        return _read(raw, at_most(min(count, len(raw)), settings.dataset)).to(device)
     except Exception as error:  # torchvision raises whatever its parts raise
         cause = f"CelebA cannot be read from {folder / 'celeba'} ({first_line(error)})"
         raise DataUnavailable(cause, "put it there as torchvision lays it out", "faces()") from error

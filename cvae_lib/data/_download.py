@@ -10,7 +10,6 @@ import hashlib
 import http.client
 import math
 import os
-import secrets
 import socket
 import tempfile
 import textwrap
@@ -23,7 +22,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from cvae_lib.course import someone_watches
+from cvae_lib.environment import shows_progress, write_atomically
 
 TIMEOUT = 10.0  # seconds for connecting, and for each wait for more bytes
 SLOWEST = 1024.0  # bytes per second; a mirror slower than this counts as hanging
@@ -140,7 +139,7 @@ def ensure_whole(source: Source, refusal: str | None = None) -> None:
         if content is None:
             content = _from_mirrors(source, mirrors, packed, md5, flaw)
         try:
-            store(content, path)
+            write_atomically(path, content)
         except OSError as error:
             raise _disk_trouble(error, source.folder) from error
 
@@ -181,7 +180,7 @@ def _fetch(url: str) -> bytes:
     try:
         with urlopen(Request(url, headers={"User-Agent": "cvae_lib"}), timeout=TIMEOUT) as answer:
             promised: int | None = answer.length
-            name, idle = url.rsplit("/", 1)[-1], not someone_watches()
+            name, idle = url.rsplit("/", 1)[-1], not shows_progress()
             with tqdm(total=promised, desc=name, unit="B", unit_scale=True, disable=idle, leave=False) as bar:
                 seen, due = 0, time.monotonic() + TIMEOUT
                 while chunk := answer.read1(1 << 16):
@@ -230,21 +229,6 @@ def _unpack(content: bytes, md5: str, path: Path) -> bytes:
     if flaw := idx_flaw(unpacked[:16], len(unpacked), _dims(path)):
         raise _MirrorFailed(f"sent a file that {flaw}")
     return unpacked
-
-
-def store(content: bytes, path: Path) -> None:
-    """Write ``content`` to ``path`` so that the name only ever stands for the whole file.
-
-    Raises:
-        OSError: if it cannot be written; nothing new is left behind then.
-    """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _prepare(folder: Path) -> None:

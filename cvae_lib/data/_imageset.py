@@ -5,11 +5,13 @@ Everything happens by index on whole tensors; no image is ever handled alone.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
+
+from cvae_lib.environment import is_cheap_to_inspect
 
 PixelMode = Literal["grey", "stochastic", "threshold"]
 Index = slice | Sequence[int] | Int64[Tensor, " b"] | Bool[Tensor, " n"]
@@ -41,7 +43,7 @@ def binarise(levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None 
     On the CPU a pixel is 1 where a uniform 16-bit integer u in {0, ..., 65535} is below 257 v, so that
     P(x = 1) = 257 v / 65536 = (v / 255)(1 - 2^{-16}), at most 1.6e-5 below v / 255; the top value of u counts
     as the one below it, which makes white exactly 1. Black is exactly 0. Four such integers come out of one
-    64-bit draw, which is 3 times as fast as a float for each pixel. Other devices compare 255 u < v for a
+    64-bit draw, which is 3 times as fast as a float for each pixel. Other devices compare u < v / 255 for a
     float u in [0, 1).
 
     Args:
@@ -53,22 +55,57 @@ def binarise(levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None 
 
     Source: Salakhutdinov and Murray 2008; dynamic binarisation as in Burda et al. 2016, arXiv:1509.00519.
     """
-    draw = _from_integers if levels.device.type == "cpu" else _from_floats
-    return draw(levels, generator)
-
-
-def _from_integers(levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None) -> Float[Tensor, "*shape"]:
+    if levels.device.type != "cpu":
+        return _coins(levels.float().div_(255), generator)
     count = levels.numel()
-    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64, device="cpu").random_(-(2**63), None, generator=generator)
     u16 = bits.view(torch.int16)[:count].view(levels.shape).clamp_(max=32766)
     # int16 begins at -32768, so both sides are shifted by that; 257 v wraps around, the shift wraps it back.
     threshold = levels.to(torch.int16).mul_(257).add_(-32768)
-    return torch.lt(u16, threshold, out=torch.empty(levels.shape))  # straight to float: casting bools is slow
+    ones = torch.empty(levels.shape, dtype=torch.float32, device="cpu")
+    return torch.lt(u16, threshold, out=ones)  # straight to float: casting bools is slow
 
 
-def _from_floats(levels: UInt8[Tensor, "*shape"], generator: torch.Generator | None) -> Float[Tensor, "*shape"]:
-    u = torch.rand(levels.shape, generator=generator, device=levels.device)
-    return (u.mul_(255) < levels).float()
+def _coins(p: Float[Tensor, "*shape"], generator: torch.Generator | None) -> Float[Tensor, "*shape"]:
+    """Return 1 with probability p and 0 otherwise: never at p = 0, always at p = 1."""
+    digits = torch.float64 if p.dtype == torch.float64 else torch.float32  # half precision has too few for a uniform
+    return (torch.rand(p.shape, generator=generator, device=p.device, dtype=digits) < p).to(p.dtype)
+
+
+def as_pixels(
+    x: Shaped[Tensor, "*shape"], mode: PixelMode = "grey", generator: torch.Generator | None = None
+) -> Float[Tensor, "*shape"]:
+    """Return grey levels (uint8, 0 to 255) or floats in [0, 1] as float pixels in [0, 1].
+
+    Args:
+        x: of any shape.
+        mode: ``grey`` leaves the value as it is, v / 255; ``stochastic`` draws 0 or 1 with that probability, afresh at
+            every call; ``threshold`` is 1 from 0.5 on.
+        generator: where stochastic pixels come from, on the device of x; None is torch's global one.
+
+    Raises:
+        ValueError: if the mode is unknown, x holds other whole numbers than uint8, or floats that are to be binarised
+            lie outside [0, 1] (on the CPU, and not while compiling).
+    """
+    if mode not in ("grey", "stochastic", "threshold"):
+        raise ValueError(f"pixels must be 'grey', 'stochastic' or 'threshold', not {mode!r}.")
+    if x.dtype == torch.uint8:
+        if mode == "stochastic":
+            return binarise(x, generator)
+        # The top bit says v >= 128.
+        return x.float().div_(255) if mode == "grey" else x.bitwise_right_shift(7).float()
+    if not x.is_floating_point():
+        raise ValueError(f"Pixels are uint8 grey levels or floats in [0, 1], not {x.dtype}.")
+    if mode != "grey" and is_cheap_to_inspect(x):  # a likelihood looks at grey ones; once binary they would all pass
+        low, high = x.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"Pixels must lie in [0, 1], but run from {float(low):g} to {float(high):g}: divide bytes by 255, undo a "
+                "normalisation, or look for NaN."
+            )
+    if mode == "stochastic":
+        return _coins(x, generator)
+    return x if mode == "grey" else (x >= 0.5).to(x.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +124,6 @@ class ImageSet:
         ValueError: if a tensor has the wrong dtype, shape, length, device or range.
     """
 
-    bounded: ClassVar[bool] = True  # whether pixels lie in [0, 1]
-
     images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, " n"]
     name: str
@@ -97,6 +132,9 @@ class ImageSet:
     classes: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("images", "labels"):
+            if not isinstance(getattr(self, name), Tensor):  # an array of numpy
+                object.__setattr__(self, name, torch.as_tensor(getattr(self, name)))
         shape = tuple(self.images.shape)
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             found = f"{self.images.dtype} of shape {shape}"
@@ -136,6 +174,11 @@ class ImageSet:
         """How many classes there are; a subset keeps the number of the whole."""
         assert self.classes is not None  # set in __post_init__
         return self.classes
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one x, the same as :attr:`image_shape`."""
+        return self.image_shape
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -203,13 +246,7 @@ class ImageSet:
             ValueError: if the mode is unknown.
         """
         levels = self.images if index is None else self.images.index_select(0, index)
-        if mode == "grey":
-            return levels.float().div_(255)
-        if mode == "stochastic":
-            return binarise(levels, generator)
-        if mode == "threshold":
-            return levels.bitwise_right_shift(7).float()  # the top bit says v >= 128
-        raise ValueError(f"pixels must be 'grey', 'stochastic' or 'threshold', not {mode!r}.")
+        return as_pixels(levels, mode, generator)
 
     def batches(
         self,

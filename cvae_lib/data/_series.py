@@ -1,65 +1,18 @@
-"""Real-valued series: a set that the training loop and the evaluations take, and a real record of 44 years."""
+"""Real-valued series: a real record of 44 years, its stand-in, and windows of either."""
 
 import csv
 import importlib.util
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cvae_lib.data._download import DataUnavailable, first_line
-from cvae_lib.data._imageset import ImageSet, PixelMode
 
 WEEKS_PER_YEAR = 365.25 / 7
-
-
-@dataclass(frozen=True, eq=False)
-class SeriesSet(ImageSet):
-    """Series of real numbers where the library's loops look for images: one channel, one row, T steps.
-
-    Everything else is as in :class:`ImageSet`, but nothing is binarised: ``pixels`` gives the numbers themselves,
-    whatever the mode, in whatever unit they have. Use it with the likelihood called ``real``.
-
-    Attributes:
-        images: the numbers, shape (n, 1, 1, t).
-        labels: zeros, unless the series have classes.
-
-    Raises:
-        ValueError: if the numbers are no float of that shape, or not finite.
-    """
-
-    bounded: ClassVar[bool] = False
-
-    images: Float[Tensor, "n 1 1 t"]
-
-    def __post_init__(self) -> None:
-        shape = tuple(self.images.shape)
-        if not self.images.is_floating_point() or len(shape) != 4 or shape[1:3] != (1, 1) or not self.images.numel():
-            raise ValueError(f"Series must be floats of shape (n, 1, 1, t), not {self.images.dtype} of shape {shape}.")
-        if self.labels.dtype != torch.int64 or self.labels.shape != shape[:1]:
-            raise ValueError(f"labels must be int64 of shape ({shape[0]},).")
-        if not bool(self.images.isfinite().all()):
-            raise ValueError("The series hold NaN or infinity; leave those out, or fill what is missing.")
-        object.__setattr__(self, "classes", 1 + int(self.labels.max()) if self.classes is None else self.classes)
-
-    @classmethod
-    def of(cls, series: Float[Tensor, "n t"], name: str = "series") -> "SeriesSet":
-        """Return the set of these rows."""
-        labels = torch.zeros(len(series), dtype=torch.int64, device=series.device)
-        return cls(series[:, None, None, :], labels, name, classes=1)
-
-    def pixels(
-        self,
-        index: Int64[Tensor, " b"] | None = None,
-        mode: PixelMode = "grey",
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "b 1 1 t"]:
-        """Return the series at ``index`` (None: all) as they are."""
-        return self.images if index is None else self.images.index_select(0, index)
 
 
 class Weekly(NamedTuple):

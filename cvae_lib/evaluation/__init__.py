@@ -3,7 +3,7 @@
 from cvae_lib.evaluation._estimate import Estimate, mean_and_error
 from cvae_lib.evaluation.attributes import Calibration, calibration, control_calibration
 from cvae_lib.evaluation.collapse import CollapseReport, collapse_report
-from cvae_lib.evaluation.control import Control, Judge, accuracy, control_accuracy, train_judge
+from cvae_lib.evaluation.control import Classifier, Control, accuracy, control_accuracy, train_classifier
 from cvae_lib.evaluation.disentanglement import Disentanglement, mutual_information_gap
 from cvae_lib.evaluation.forecasts import (
     Coverage,
@@ -30,6 +30,7 @@ from cvae_lib.evaluation.use import ActiveUnits, YUse, ZUse, active_units, is_y_
 __all__ = [
     "ActiveUnits",
     "Calibration",
+    "Classifier",
     "CollapseReport",
     "Control",
     "Coverage",
@@ -38,7 +39,6 @@ __all__ = [
     "Estimate",
     "ForecastReport",
     "Information",
-    "Judge",
     "RateDistortion",
     "YUse",
     "ZUse",
@@ -69,5 +69,5 @@ __all__ = [
     "posterior_means",
     "rate_distortion",
     "relative_diversity",
-    "train_judge",
+    "train_classifier",
 ]

@@ -1,132 +1,167 @@
-"""Examples as a model sees them: pixels with a condition, who shares it with whom, and partners to swap with."""
+"""Data as one model takes them: the same x in the same order at every pass, and who shares a condition with whom."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Int64
+from torch import Tensor, nn
 
-from cvae_lib import course
 from cvae_lib.conditions import Observed
-from cvae_lib.data import ImageSet, PixelMode
-from cvae_lib.evaluation._estimate import Estimate
-from cvae_lib.model import CVAE
-from cvae_lib.training._feed import each, tensors_in
+from cvae_lib.data import Data, TensorSet, as_pixels, in_memory, in_order, raw, tensors_in
+from cvae_lib.environment import at_most, settings
+from cvae_lib.objective import LatentVariableModel
 
-# Added to the seed of who is paired with whom, which must not follow the pixels or the model's draws.
-PARTNERS = 2_000_003
+
+def device_of(model: object) -> torch.device:
+    """Return the device of the first parameter; the CPU where there is none."""
+    parameter = _first_parameter(model)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _first_parameter(model: object) -> Tensor | None:
+    return next(model.parameters(), None) if isinstance(model, nn.Module) else None
+
+
+def prepared(model: object, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Return stored x as the model takes it, in its precision.
+
+    A model that does not say how, by a method ``prepare(x, generator)``, gets grey levels as pixels in [0, 1] and other
+    data as they are.
+    """
+    if (prepare := getattr(model, "prepare", None)) is not None:
+        x = prepare(x, generator)
+    elif x.dtype == torch.uint8:
+        x = as_pixels(x)
+    return _cast(model, x)
+
+
+def prepared_in_grey(model: object, x: Tensor) -> Tensor:
+    """Return x as :func:`prepared` does, but where that would draw binary pixels, the grey levels, their mean."""
+    is_drawn = getattr(getattr(model, "likelihood_module", None), "pixels", None) == "stochastic"
+    return _cast(model, as_pixels(x)) if is_drawn else prepared(model, x)
+
+
+def _cast(model: object, x: Tensor) -> Tensor:
+    parameter = _first_parameter(model)
+    return x if parameter is None or not x.is_floating_point() else x.to(parameter.dtype)
+
+
+def labelled(data: Data) -> tuple[Tensor, Int64[Tensor, " n"]]:
+    """Return x as stored, and the labels.
+
+    Raises:
+        ValueError: if the data have no labels.
+    """
+    x, labels = raw(in_memory(data))
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
+        raise ValueError(
+            "Every example needs a label: pass an ImageSet, or (x, labels) with int64 labels of shape (n,)."
+        )
+    return x, labels
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Data for one model: the same pixels in the same order at every pass.
+    """Data for one model.
 
     Attributes:
-        model: in evaluation mode.
-        data: on the model's device, shortened on the fast profile.
-        y: the condition of each example, on the model's device: (N, ...), or a tuple of such; None for a VAE.
-        groups: (N,), on the CPU; equal numbers for equal conditions, NaN being equal to NaN, all zero for a VAE.
-        pixels: how grey levels become pixels.
-        seed: of the binarisation.
+        model: any model with the three distributions.
+        data: x as stored, and the condition of each example, on the model's device; y is None for a VAE.
+        seed: of what is drawn to prepare x.
+        given_groups: (N,), on the CPU: the caller's groups, if there are any.
     """
 
-    model: CVAE
-    data: ImageSet
-    y: Any
-    groups: Int64[Tensor, " n"]
-    pixels: PixelMode
+    model: LatentVariableModel
+    data: TensorSet
     seed: int
+    given_groups: Int64[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Any, Tensor]]:
-        """Go through (x, y, index) in the order of the data, x in the model's dtype."""
-        # A stream of their own: what the model draws must not shift the pixels.
-        stream = torch.Generator(self.data.device).manual_seed(self.seed)
-        dtype = next(self.model.parameters()).dtype
-        for batch in self.data.batches(size, pixels=self.pixels, shuffle=False, generator=stream):
-            yield batch.x.to(dtype), rows_of(self.y, batch.index), batch.index
+    @property
+    def y(self) -> Any:
+        """The condition of each example, (N, ...), or a tuple or dictionary of such; None for a VAE."""
+        return self.data.y
 
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
+        return self.data.device
 
-def rows_of(y: Any, index: Tensor) -> Any:
-    """Return y for the examples at ``index``, tensor by tensor where y is made of several."""
-    return each(y, lambda values: values[index])
-
-
-def examples(
-    model: CVAE,
-    data: ImageSet,
-    *,
-    y: Any = None,
-    groups: Int64[Tensor, " n"] | None = None,
-    pixels: PixelMode = "stochastic",
-    seed: int = 0,
-) -> Examples:
-    """Pair the data with the conditions the model reads: the labels, or ``y`` where it is something else.
-
-    Raises:
-        ValueError: if ``y`` or ``groups`` have not one entry per image, or a VAE is given a ``y``.
-    """
-    for what, given in (("y", y), ("groups", groups)):
-        for values in tensors_in(given):
-            if len(values) != len(data):
-                raise ValueError(f"{what} needs one entry per image, {len(data)}, not {len(values)}.")
-    if y is not None and not model.is_conditional:
-        raise ValueError("This model takes no y; leave it out.")
-    model.eval()
-    count = course.capped(len(data), course.FAST_IMAGES)
-    data = data.subset(slice(count)).to(model.device)
-    if model.is_conditional:
-        y = data.labels if y is None else each(y, lambda values: values[:count].to(model.device))
-    if groups is not None:
-        groups = groups[:count].cpu()
-    elif y is None:
-        groups = torch.zeros(count, dtype=torch.int64)
-    else:
+    @cached_property
+    def groups(self) -> Int64[Tensor, " n"]:
+        """Equal numbers for equal conditions, NaN being equal to NaN, all zero for a VAE; or the caller's groups."""
+        if self.given_groups is not None:
+            return self.given_groups
+        if self.y is None:
+            return torch.zeros(len(self), dtype=torch.int64)
         # What stands where nothing is observed is no part of y.
-        told = Observed(y.image.masked_fill(~y.mask, 0), y.mask) if isinstance(y, Observed) else y
-        table = torch.cat([values.cpu().reshape(count, -1).double() for values in tensors_in(told)], dim=1)
+        is_masked = isinstance(self.y, Observed)
+        y = Observed(self.y.image.masked_fill(~self.y.mask, 0), self.y.mask) if is_masked else self.y
+        table = torch.cat([values.cpu().reshape(len(self), -1).double() for values in tensors_in(y)], dim=1)
         if bool((unknown := table.isnan()).any()):
             # NaN equals nothing, itself neither, and sorting by it puts equal rows apart.
             table = torch.cat([table.masked_fill(unknown, 0), unknown.to(table.dtype)], dim=1)
-        groups = table.unique(dim=0, return_inverse=True)[1]
-    return Examples(model, data, y, groups, pixels, seed)
+        groups: Tensor = table.unique(dim=0, return_inverse=True)[1]
+        return groups
+
+    def batches(self, size: int, *, grey: bool = False) -> Iterator[tuple[Tensor, Any, Tensor]]:
+        """Go through (x, y, index) in the order of the data.
+
+        Args:
+            size: examples at a time.
+            grey: leave out the drawing of binary pixels, see :func:`prepared_in_grey`.
+        """
+        # A stream of their own: what the model draws must not shift the pixels.
+        stream = torch.Generator(self.device).manual_seed(self.seed)
+        for x, y, index in in_order(self.data, size):
+            assert index is not None  # data in memory have one
+            yield prepared_in_grey(self.model, x) if grey else prepared(self.model, x, stream), y, index
 
 
-def ring(groups: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
-    """Give each example a partner of its own group, by a random circle through every group; a loner is its own."""
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed + PARTNERS))
-    order = order[groups[order].argsort(stable=True)]  # group after group, in random order within
-    _, counts = groups[order].unique_consecutive(return_counts=True)
-    ends = counts.cumsum(0)
-    following = torch.arange(1, len(groups) + 1)
-    following[ends - 1] = ends - counts  # the last of a circle meets its first
-    partner = torch.empty_like(order)
-    partner[order] = order[following]
-    return partner
+def examples(
+    model: LatentVariableModel,
+    data: Data,
+    *,
+    y: Any = None,
+    groups: Int64[Tensor, " n"] | None = None,
+    seed: int = 0,
+    reads_y: bool = True,
+) -> Examples:
+    """Pair the data, at most ``environment.settings.examples`` of them, with the conditions that the model takes.
 
+    Args:
+        model: any model with the three distributions; one that does not say whether it ``is_conditional`` gets the y
+            that there is.
+        data: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``.
+        y: the conditions, in place of the data's own.
+        groups: which examples count as having the same y.
+        seed: of what is drawn to prepare x.
+        reads_y: whether the conditions are needed; if not, those of the data are left alone.
 
-def ring_estimate(lost: Float[Tensor, " n"], partner: Int64[Tensor, " n"]) -> Estimate:
-    r"""Return the mean of what swapping with the partner cost, leaving loners out, and its standard error.
-
-    Example n and its partner n' share a z or a y, so neighbours on the circle are not independent:
-
-    .. math:: SE^2 = \frac{1}{N(N-1)} \sum_n \big(c_n^2 + 2\, c_n c_{n'}\big), \quad c = \text{lost} - \text{mean}
-
-    the variance of a mean of 1-dependent terms. A circle of two has one pair of neighbours, not two.
+    Raises:
+        ValueError: if the model lacks a distribution, ``y`` or ``groups`` have not one row per example, a conditional
+            model has no y, or a VAE is given one.
     """
-    lost = lost.detach().cpu().double()
-    kept = partner != torch.arange(len(partner))
-    count = int(kept.sum())
-    mean = lost[kept].mean()
-    centred = torch.where(kept, lost - mean, 0)
-    pairs = torch.where(partner[partner] == torch.arange(len(partner)), 1, 2)
-    plain = float(centred.square().sum())
-    squares = plain + float((pairs * centred * centred[partner]).sum())
-    # In a small sample the sum can come out at zero or below, which no variance is.
-    error = math.sqrt((squares if squares > 0 else plain) / (count * (count - 1))) if count > 1 else math.nan
-    return Estimate(float(mean), error, lost[kept].float())
+    if not all(callable(getattr(model, name, None)) for name in ("posterior", "prior", "likelihood")):
+        raise ValueError(
+            "model must be a CVAE, or have the methods posterior, prior and likelihood, and "
+            f"{type(model).__name__} lacks one; a model that is wrapped is to be passed as it was before."
+        )
+    source = in_memory(data)
+    x, own = raw(source)
+    is_conditional = bool(getattr(model, "is_conditional", y is not None or own is not None))
+    if y is not None and not is_conditional:
+        raise ValueError("This model takes no y; leave it out.")
+    y = (own if y is None else y) if is_conditional and reads_y else None
+    if is_conditional and reads_y and not tensors_in(y := TensorSet(x, y, source.name).y):
+        raise ValueError("The model is conditional, and the data give no y: let them be (x, y), or pass y=...")
+    if groups is not None and len(groups) != len(x):
+        raise ValueError(f"groups needs one entry per example, {len(x)}, not {len(groups)}.")
+    some = slice(at_most(len(x), settings.examples))
+    shown = TensorSet(x, y, source.name).subset(some).to(device_of(model))
+    return Examples(model, shown, seed, None if groups is None else groups[some].cpu())

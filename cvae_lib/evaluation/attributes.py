@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cvae_lib import course
+from cvae_lib.environment import at_most, evaluation_mode, settings
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Calibration:
     Slope and R² have no unit; everything else is in the attribute's own.
 
     Attributes:
-        slope: 1 is right; below 1 the model is timid, 0 is deaf.
+        slope: 1 is right; below 1 too little of what was asked for comes out, at 0 nothing of it.
         slope_error: its standard error.
         intercept: measured where 0 is asked.
         intercept_error: its standard error.
@@ -108,7 +108,6 @@ def calibration(asked: Float[Tensor, " n"], measured: Float[Tensor, " n"]) -> Ca
     )
 
 
-@torch.no_grad()
 def control_calibration(
     draw: Callable[[Tensor], Tensor],
     measure: Callable[[Tensor], Tensor],
@@ -122,10 +121,12 @@ def control_calibration(
 
         control_calibration(lambda a: model.draw(condition(a)), lambda x: measure(x).slant, asked)
 
+    Where ``draw`` or ``measure`` is a module, it is in evaluation mode meanwhile.
+
     Args:
         draw: from (b,) values asked for to b drawings.
         measure: from b drawings to (b,) values.
-        asked: (N,), repeated values are welcome; the fast profile takes some of them, evenly spaced.
+        asked: (N,), repeated values are welcome; under a limit on examples some of them are taken, evenly spaced.
         batch_size: drawings at a time, which bounds the memory.
 
     Raises:
@@ -133,12 +134,14 @@ def control_calibration(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-    count = course.capped(len(asked), course.FAST_IMAGES)
+    count = at_most(len(asked), settings.examples)
     asked = asked[torch.linspace(0, len(asked) - 1, count).round().long().to(asked.device)]
     found = []
-    for part in asked.split(batch_size):
-        values = measure(draw(part))
-        if values.shape != part.shape:
-            raise ValueError(f"measure must give {len(part)} numbers for {len(part)} drawings, not {values.shape}.")
-        found.append(values.cpu())
+    with evaluation_mode(draw, measure):
+        for part in asked.split(batch_size):
+            values = measure(draw(part))
+            if values.shape != part.shape:
+                shape = tuple(values.shape)
+                raise ValueError(f"measure must give {len(part)} numbers for {len(part)} drawings, not {shape}.")
+            found.append(values.cpu())
     return calibration(asked, torch.cat(found))

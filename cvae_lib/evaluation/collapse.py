@@ -6,32 +6,33 @@ from typing import Any
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from cvae_lib.data import ImageSet, PixelMode
+from cvae_lib.data import Data, in_memory
+from cvae_lib.environment import evaluation_mode
 from cvae_lib.evaluation._estimate import Estimate
 from cvae_lib.evaluation._examples import examples
 from cvae_lib.evaluation.information import Information, mutual_information
-from cvae_lib.evaluation.terms import measured_terms
+from cvae_lib.evaluation.terms import rate_distortion
 from cvae_lib.evaluation.use import ActiveUnits, YUse, ZUse, active_units, is_y_used, is_z_used
-from cvae_lib.model import CVAE
+from cvae_lib.objective import LatentVariableModel
 
-LITTLE = 0.1  # nats per image; less than this is as good as nothing
+LITTLE = 0.1  # nats per example; less than this is as good as nothing
 
 
 def _clear(estimate: Estimate) -> bool:
-    """Whether an estimate is worth speaking of: above ``LITTLE``, and above twice its standard error."""
+    """Say whether an estimate is above ``LITTLE``, and above twice its standard error."""
     return estimate.mean > LITTLE and not estimate.mean <= 2 * estimate.standard_error
 
 
 @dataclass(frozen=True)
 class CollapseReport:
-    """Is z alive, and is y heard? Prints as a table with a verdict.
+    """Are z and y used? Prints as a table with a verdict.
 
     Attributes:
-        rate: KL(q(z|x,y) || p(z|y)), nats per image.
-        distortion: -log p(x|z,y) at a z from q(z|x,y), nats per image.
+        rate: KL(q(z|x,y) || p(z|y)), nats per example.
+        distortion: -log p(x|z,y) at a z from q(z|x,y), nats per example.
         kl_per_latent: (D,), the rate latent by latent, nats; None where the prior does not factorise.
         active: the latents whose posterior mean moves with the data.
-        information: I(x;z|y) with its cap, and KL(q(z|y) || p(z|y)); None where no two images share their y.
+        information: I(x;z|y) with its cap, and KL(q(z|y) || p(z|y)); None where no two examples share their y.
         z_used: what z does to the output.
         y_used: what y does to the likelihood; None for a VAE.
     """
@@ -61,7 +62,7 @@ class CollapseReport:
         r"""``collapsed``, ``partly collapsed`` or ``alive``.
 
         - collapsed: at least one of: no latent is active; I(x;z|y) (its lower bound) is not clear; the likelihood
-          lost when z is swapped is not clear. *Clear* is above 0.1 nat per image and above two standard errors.
+          lost when z is swapped is not clear. *Clear* is above 0.1 nat per example and above two standard errors.
         - partly collapsed: none of these, but at least one latent is not active.
         - alive: none of these, and every latent is active.
         """
@@ -124,14 +125,13 @@ class CollapseReport:
 
 
 def collapse_report(
-    model: CVAE,
-    data: ImageSet,
+    model: LatentVariableModel,
+    data: Data,
     *,
     threshold: float = 0.01,
     samples: int = 20,
     y: Any = None,
     groups: Int64[Tensor, " n"] | None = None,
-    pixels: PixelMode = "stochastic",
     seed: int = 0,
 ) -> CollapseReport:
     r"""Measure rate, active units, I(x;z|y), the use of z and the use of y, and judge them.
@@ -141,27 +141,28 @@ def collapse_report(
     :func:`mutual_information`; without them it is left out and the other symptoms decide.
 
     Args:
+        model: a CVAE, or any model with the three distributions.
+        data: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``.
         threshold: variance above which a latent is active, see :func:`active_units`.
         samples: K of the likelihoods in :func:`is_y_used`.
-        y: (N, ...), or a tuple of such, the condition of each image where it is not the label.
-        groups: (N,), which images count as having the same y, instead of those of equal y.
+        y: (N, ...), or a tuple of such, the condition of each example in place of the data's own.
+        groups: (N,), which examples count as having the same y, instead of those of equal y.
+        seed: fixes the binarisation, where there is one, and the draws of z.
 
     Raises:
-        ValueError: if there are fewer than two images, or ``y`` or ``groups`` do not fit.
+        ValueError: if there are fewer than two examples, or ``y`` or ``groups`` do not fit.
 
     Sources: Bowman et al. 2016, arXiv:1511.06349, for the collapse; Burda et al. 2016, arXiv:1509.00519; Hoffman
     and Johnson 2016; Alemi et al. 2018, arXiv:1711.00464, for rate and distortion.
     """
-    active = active_units(model, data, threshold, y=y, pixels=pixels, seed=seed)
-    seen = examples(model, data, y=y, groups=groups, pixels=pixels, seed=seed)
-    terms = measured_terms(seen)
-    shared = seen.groups.unique().numel() < len(seen)
-    return CollapseReport(
-        rate=terms.rate,
-        distortion=terms.distortion,
-        kl_per_latent=terms.kl_per_latent if len(terms.kl_per_latent) == len(active.variances) else None,
-        active=active,
-        information=mutual_information(model, data, y=y, groups=groups, pixels=pixels, seed=seed) if shared else None,
-        z_used=is_z_used(model, data, y=y, groups=groups, pixels=pixels, seed=seed),
-        y_used=is_y_used(model, data, samples=samples, y=y, pixels=pixels, seed=seed) if model.is_conditional else None,
-    )
+    data = in_memory(data)  # once: a loader may come in another order each time
+    with evaluation_mode(model):
+        active = active_units(model, data, threshold, y=y, seed=seed)
+        terms = rate_distortion(model, data, y=y, seed=seed)
+        seen = examples(model, data, y=y, groups=groups, seed=seed)
+        shared = seen.groups.unique().numel() < len(seen)
+        information = mutual_information(model, data, y=y, groups=groups, seed=seed) if shared else None
+        z_used = is_z_used(model, data, y=y, groups=groups, seed=seed)
+        y_used = None if seen.y is None else is_y_used(model, data, samples=samples, y=y, seed=seed)
+    kl_per_latent = terms.kl_per_latent if len(terms.kl_per_latent) == len(active.variances) else None
+    return CollapseReport(terms.rate, terms.distortion, kl_per_latent, active, information, z_used, y_used)

@@ -7,14 +7,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from cvae_lib import course
-from cvae_lib.data import ImageSet
+from cvae_lib.data import Data, ImageSet, Minibatches, as_pixels, in_memory
+from cvae_lib.environment import at_most, evaluation_mode, pick_device, seeded, settings
+from cvae_lib.evaluation._examples import device_of, labelled
 from cvae_lib.model import CVAE
-from cvae_lib.training import one_cycle, seeded
+from cvae_lib.training import one_cycle
 
 
-class Judge(nn.Module):
-    """A small convolutional classifier of 28x28 grey images, independent of every generator in the course.
+class Classifier(nn.Module):
+    """A small convolutional classifier of 28x28 grey images, which shares nothing with the models it judges.
 
     Args:
         classes: how many there are to tell apart.
@@ -43,71 +44,78 @@ class Judge(nn.Module):
         logits: Tensor = self.net(x)
         return logits
 
-    @torch.no_grad()
     def read(self, x: Float[Tensor, "b 1 28 28"]) -> Int64[Tensor, " b"]:
-        """Return the most probable class of each image."""
-        self.eval()
-        device = next(self.parameters()).device
-        return torch.cat([self(part.to(device)).argmax(1) for part in x.split(1000)]).to(x.device)
+        """Return the most probable class of each image, in evaluation mode."""
+        device = device_of(self)
+        with evaluation_mode(self):
+            return torch.cat([self(part.to(device)).argmax(1) for part in x.split(1000)]).to(x.device)
 
 
-def train_judge(
-    data: ImageSet,
+def train_classifier(
+    data: Data,
     *,
     epochs: int = 3,
     batch_size: int = 256,
     learning_rate: float = 3e-3,
     device: str | torch.device = "auto",
     seed: int = 0,
-) -> Judge:
-    """Train a judge on labelled images, half of each batch grey and half binarised, shifted by up to two pixels.
+) -> Classifier:
+    """Train a classifier on labelled images, half of each batch grey and half binarised, shifted by up to two pixels.
 
-    Generated images are grey means or binary draws, so the judge must know both. It is trained by cross-entropy with
-    AdamW and a one-cycle schedule, on ``device``, where it stays.
+    Generated images are grey means or binary draws, so it must know both. It is trained by cross-entropy with AdamW and
+    a one-cycle schedule, on ``device``, where it stays, in evaluation mode.
 
     Args:
-        data: labelled images of shape (1, 28, 28).
-        epochs: passes over them; the fast profile takes a few steps only.
+        data: labelled images of shape (1, 28, 28), grey levels or floats in [0, 1].
+        epochs: passes over them.
         batch_size: images per step.
         learning_rate: the peak of the schedule.
         device: ``auto`` is CUDA, then MPS, then CPU.
         seed: fixes weights, order, pixels and shifts; the caller's random stream is left alone.
 
     Raises:
-        ValueError: if the images have another shape, or there is no such device.
+        ValueError: if the images have another shape or no labels, or there is no such device.
     """
-    if data.image_shape != (1, 28, 28):
-        raise ValueError(f"A judge reads images of shape (1, 28, 28), and those of {data.name} are {data.image_shape}.")
-    device = course.pick_device(device)
-    data = data.to(device)
+    source = in_memory(data)
+    _, labels = labelled(source)
+    if source.event_shape != (1, 28, 28):
+        raise ValueError(
+            f"The classifier takes images of shape (1, 28, 28), and those of {source.name} are {source.event_shape}."
+        )
+    device = pick_device(device)
     with seeded(seed, device) as generator:
-        judge = Judge(data.num_classes).to(device).train()
-        total = course.capped(epochs * math.ceil(len(data) / batch_size), course.FAST_STEPS)
-        optimiser = torch.optim.AdamW(judge.parameters(), lr=learning_rate, weight_decay=0.01)
+        classes = source.num_classes if isinstance(source, ImageSet) else int(labels.max()) + 1
+        classifier = Classifier(classes).to(device).train()
+        batches = Minibatches(source, batch_size, device, generator)
+        total = at_most(epochs * len(batches), settings.steps)
+        optimiser = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=0.01)
         step = 0
         while step < total:
-            for batch in data.batches(batch_size, pixels="grey", generator=generator):
-                binary = torch.rand(batch.x.shape, generator=generator, device=device) < batch.x
-                x = torch.where(
-                    torch.arange(len(batch.x), device=device)[:, None, None, None] % 2 == 0,
-                    batch.x,
-                    binary.to(batch.x.dtype),
-                )
+            for batch in batches.epoch(step // len(batches)):
+                grey = as_pixels(batch.x)
+                binary = torch.rand(grey.shape, generator=generator, device=device) < grey
+                is_grey = torch.arange(len(grey), device=device)[:, None, None, None] % 2 == 0
+                x = torch.where(is_grey, grey, binary.to(grey.dtype))
                 dx, dy = torch.randint(-2, 3, (2,), generator=torch.Generator().manual_seed(seed + step)).tolist()
                 optimiser.param_groups[0]["lr"] = learning_rate * one_cycle(step, total)
-                loss = nn.functional.cross_entropy(judge(x.roll((dy, dx), dims=(2, 3))), batch.y)
+                loss = nn.functional.cross_entropy(classifier(x.roll((dy, dx), dims=(2, 3))), batch.y)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
                 step += 1
                 if step >= total:
                     break
-    return judge.eval()
+    return classifier.eval()
 
 
-def accuracy(judge: Judge, data: ImageSet) -> float:
-    """Return the share of the images, as grey levels, whose class the judge reads as labelled."""
-    return float((judge.read(data.pixels(mode="grey")) == data.labels).float().mean())
+def accuracy(classifier: Classifier, data: Data) -> float:
+    """Return the share of the images, as grey levels, whose class is read as labelled.
+
+    Raises:
+        ValueError: if the data have no labels.
+    """
+    x, labels = labelled(data)
+    return float((classifier.read(as_pixels(x)) == labels).float().mean())
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class Control:
         per_class: (classes,), the share for each class asked.
         images: (N, 1, 28, 28), the drawings.
         asked: (N,), the labels asked for.
-        read: (N,), the labels the judge read.
+        read: (N,), the labels that the classifier read.
     """
 
     accuracy: float
@@ -139,35 +147,37 @@ class Control:
 
 
 def control_accuracy(
-    model: CVAE, judge: Judge, *, count: int = 2000, temperature: float = 1.0, seed: int = 0
+    model: CVAE, classifier: Classifier, *, count: int = 2000, temperature: float = 1.0, seed: int = 0
 ) -> Control:
-    r"""Ask for every class equally often, draw from the prior, and let the judge read the drawings.
+    r"""Ask for every class equally often, draw from the prior, and let the classifier read the drawings.
 
-    .. math:: \text{accuracy} = \frac1N \sum_n 1[\text{judge}(\hat x_n) = y_n],
+    .. math:: \text{accuracy} = \frac1N \sum_n 1[\text{read}(\hat x_n) = y_n],
               \quad \hat x_n = E[x|z_n,y_n],\ z_n \sim p(z|y_n)
 
     Args:
+        model: one that can ``draw`` and says how many labels there are, ``num_classes``, as a CVAE does.
+        classifier: one that knows the same classes.
         count: N; rounded down to a multiple of the number of classes.
+        temperature: factor on the prior's standard deviation.
+        seed: fixes the drawings.
 
     Raises:
-        ValueError: if the model takes no label, or knows other classes than the judge, or ``count`` is too small.
+        ValueError: if the model takes no label, or knows other classes than the classifier, or ``count`` is too small.
     """
-    classes = model.config.num_classes
-    if classes != judge.classes:
-        raise ValueError(f"The model draws {classes} classes and the judge reads {judge.classes}; they must agree.")
-    each = course.capped(count, course.FAST_IMAGES) // classes
+    classes = model.num_classes
+    if classes != classifier.classes:
+        raise ValueError(
+            f"The model draws {classes} classes and the classifier reads {classifier.classes}; they must agree."
+        )
+    each = at_most(count, settings.examples) // classes
     if each < 1:
         raise ValueError(f"{count} drawings are too few for {classes} classes.")
-    model.eval()
-    asked = torch.arange(classes, device=model.device).repeat_interleave(each)
-    images = torch.cat(
-        [
-            model.draw(part, temperature=temperature, generator=generator)
-            for generator in [torch.Generator().manual_seed(seed)]
-            for part in asked.split(1000)
-        ]
-    )
-    read = judge.read(images)
+    asked = torch.arange(classes, device=device_of(model)).repeat_interleave(each)
+    generator = torch.Generator().manual_seed(seed)
+    with evaluation_mode(model):
+        drawings = [model.draw(part, temperature=temperature, generator=generator) for part in asked.split(1000)]
+        images = torch.cat(drawings)
+        read = classifier.read(images)
     right = (read == asked).float()
     share = float(right.mean())
     return Control(

@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Disentanglement:
-    """What each latent tells of each factor, and the gap between the best teller and the second best.
+    """The information of each latent about each factor, and the gap between the best latent and the second best.
 
     Attributes:
         names: of the K factors.
         information: (D, K), I(z_d; v_k), nats.
-        entropies: (K,), H(v_k), nats: what there is to tell.
+        entropies: (K,), H(v_k), nats: the most that a latent can have.
         gaps: (K,), the gap of each factor as a share of its entropy, from 0 to 1.
     """
 
@@ -29,14 +29,14 @@ class Disentanglement:
         return float(self.gaps.mean())
 
     @property
-    def told(self) -> Float[Tensor, " k"]:
-        """What the best latent tells of each factor, as a share of its entropy: (K,)."""
+    def explained(self) -> Float[Tensor, " k"]:
+        """The information of the best latent about each factor, as a share of the factor's entropy: (K,)."""
         return self.information.max(0).values / self.entropies
 
     def __str__(self) -> str:
         each = ", ".join(
-            f"{name} {gap:.2f} (best latent tells {told:.2f})"
-            for name, gap, told in zip(self.names, self.gaps.tolist(), self.told.tolist(), strict=True)
+            f"{name} {gap:.2f} (best latent tells {share:.2f})"
+            for name, gap, share in zip(self.names, self.gaps.tolist(), self.explained.tolist(), strict=True)
         )
         return f"MIG {self.mig:.3f}: {each}"
 
@@ -44,19 +44,19 @@ class Disentanglement:
 def mutual_information_gap(
     codes: Float[Tensor, "n d"], factors: dict[str, Shaped[Tensor, " n"]], *, bins: int = 20
 ) -> Disentanglement:
-    r"""Score how far each factor is told by one latent and no other.
+    r"""Score how far the information about each factor sits in one latent and no other.
 
     .. math:: \text{MIG} = \frac1K \sum_k \frac{1}{H(v_k)} \Big(I(z_{d_k}; v_k) - \max_{d \ne d_k} I(z_d; v_k)\Big),
               \qquad d_k = \arg\max_d I(z_d; v_k)
 
-    It is 1 if every factor is read off one latent exactly and the others know nothing of it, and 0 if two latents
-    tell equally much, or none tells anything. Latents and real factors are cut into ``bins`` equally filled bins,
+    It is 1 if every factor can be read off one latent exactly and the others are independent of it, and 0 if two
+    latents have equal information, or none has any. Latents and real factors are cut into ``bins`` equally filled bins,
     so that only their order counts, and information is that of the table of counts, which for independent columns
     comes out near :math:`(b_z - 1)(b_v - 1) / 2N` instead of 0: take N far above the cells of a table. Whole-numbered
     factors are classes and stay as they are.
 
-    Pass draws from q(z|x), not its means: the mean of a silent latent still moves by a hair with the data, and equally
-    filled bins do not see how little that is.
+    Pass draws from q(z|x), not its means: the mean of an inactive latent still moves a little with the data, and
+    equally filled bins do not see how little that is.
 
     Args:
         codes: one row of latents for each example, D of at least 2.
@@ -86,7 +86,7 @@ def mutual_information_gap(
         classes = binned(values.detach().cpu(), bins)
         entropies.append(_entropy(torch.bincount(classes)))
         if entropies[-1] <= 0:
-            raise ValueError(f"The factor {name} has one value only, so there is nothing to tell about it.")
+            raise ValueError(f"The factor {name} has one value only, so no latent can have information about it.")
         table.append([_information(latent, classes) for latent in latents])
     information, total = torch.tensor(table).T, torch.tensor(entropies)  # (D, K), (K,)
     best = information.topk(2, dim=0).values

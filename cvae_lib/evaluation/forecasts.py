@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cvae_lib.course import capped
+from cvae_lib.environment import at_most, settings
 from cvae_lib.evaluation._estimate import Estimate, mean_and_error
 
 DISTANCES_AT_ONCE = 2**21
-FAST_DRAWS = 60  # of a report on the fast profile; still enough to reach a 95 % interval
 
 
 def _must_fit(samples: Tensor, obs: Tensor, least: int = 2) -> None:
@@ -248,11 +247,11 @@ def forecast_report(
 ) -> ForecastReport:
     """Return fair CRPS, fair energy score (for series) and coverage with sharpness, each with a standard error.
 
-    The times of one series count as one observation where a standard error is made. The fast profile looks at the
-    first 60 samples only. Shapes, units, errors and sources as in :func:`crps`, :func:`energy_score` and
+    The times of one series count as one observation where a standard error is made. Under a limit on examples only
+    that many samples are looked at. Shapes, units, errors and sources as in :func:`crps`, :func:`energy_score` and
     :func:`interval_coverage`.
     """
-    samples = samples[: capped(len(samples), FAST_DRAWS)]
+    samples = samples[: at_most(len(samples), settings.examples)]
     scores = crps(samples, obs)
     return ForecastReport(
         mean_and_error(scores.reshape(len(obs), -1).mean(1)),

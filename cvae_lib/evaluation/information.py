@@ -1,4 +1,4 @@
-"""What z tells about x: mutual information, and how far the aggregate posterior is from the prior."""
+"""How much z knows of x: mutual information, and how far the aggregate posterior is from the prior."""
 
 import math
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Independent, Normal
 
-from cvae_lib import course
-from cvae_lib.data import ImageSet, PixelMode
+from cvae_lib.data import Data
+from cvae_lib.environment import at_most, evaluation_mode, seeded, settings
 from cvae_lib.evaluation._estimate import Estimate, mean_and_error
 from cvae_lib.evaluation._examples import Examples, examples
-from cvae_lib.model import CVAE
-from cvae_lib.training import seeded
+from cvae_lib.objective import LatentVariableModel
 
 ENTRIES_AT_ONCE = 2**21  # entries of a table of densities held at a time: 16 MB
 
 
 @dataclass(frozen=True)
 class Information:
-    r"""The rate split in two, :math:`\text{rate} = I(x;z|y) + KL(q(z|y)\,\|\,p(z|y))`; all in nats per image.
+    r"""The rate split in two, :math:`\text{rate} = I(x;z|y) + KL(q(z|y)\,\|\,p(z|y))`; all in nats per example.
 
     Attributes:
-        lower: I(x;z|y) with the image's own posterior in the aggregate; in expectation a lower bound, at most ``cap``.
+        lower: I(x;z|y) with the example's own posterior in the aggregate; in expectation a lower bound, and at most
+            ``cap``.
         upper: I(x;z|y) without it; in expectation an upper bound.
         aggregate_kl: KL(q(z|y) || p(z|y)), with the aggregate of ``lower``; in expectation an upper bound.
         rate: KL(q(z|x,y) || p(z|y)) from the same draws: exactly ``lower`` + ``aggregate_kl``.
@@ -41,7 +41,7 @@ class Information:
 
     @property
     def saturated(self) -> bool:
-        """Whether ``lower`` is within ln 2 of the cap, so that it measures the size of the set: use more images.
+        """Whether ``lower`` is within ln 2 of the cap, so that it measures the size of the set: use more data.
 
         A z's own posterior is most of the aggregate there.
         """
@@ -55,15 +55,13 @@ class Information:
         )
 
 
-@torch.no_grad()
 def mutual_information(
-    model: CVAE,
-    data: ImageSet,
+    model: LatentVariableModel,
+    data: Data,
     *,
     samples: int = 1,
     y: Any = None,
     groups: Int64[Tensor, " n"] | None = None,
-    pixels: PixelMode = "stochastic",
     seed: int = 0,
 ) -> Information:
     r"""Estimate I(x;z|y) under q and KL(q(z|y) || p(z|y)) from the aggregate of B posteriors of the same y.
@@ -77,21 +75,24 @@ def mutual_information(
     never exceed ln B, and its expectation is below I. With n left out (and B - 1 in place of B) it is above:
     the truth lies between ``lower`` and ``upper``. What ``lower`` misses of I, ``aggregate_kl`` has too much.
 
-    The aggregate is over all images for a VAE, over those of the same label or otherwise equal y for a CVAE; an
-    image whose y nobody shares is left out. A continuous y has no equals: pass ``groups``, bins of y, and read
-    the result as I(x;z|bin), which counts what z tells of y inside a bin, so the finer the better until B is small.
-    The standard error is over images; what the other posteriors of the aggregate add is of second order.
+    The aggregate is over all examples for a VAE, over those of the same label or otherwise equal y for a CVAE; an
+    example whose y no other shares is left out. A continuous y has no equals: pass ``groups``, bins of y, and read the
+    result as I(x;z|bin), which counts what z knows of y inside a bin, so the finer the better until B is small.
+    The standard error is over examples; what the other posteriors of the aggregate add is of second order.
 
     Time grows with B times N; memory holds N (K + 2) D numbers and 16 MB, computed in float64. The posterior must
     be a factorised Gaussian; the prior may be anything with a density.
 
     Args:
-        samples: K, draws of z per image.
-        y: (N, ...), or a tuple of such, the condition of each image where it is not the label.
-        groups: (N,), which images share an aggregate, instead of those of equal y.
+        model: a CVAE, or any model with the three distributions.
+        data: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``.
+        samples: K, draws of z per example.
+        y: (N, ...), or a tuple of such, the condition of each example in place of the data's own.
+        groups: (N,), which examples share an aggregate, instead of those of equal y.
+        seed: fixes the binarisation, where there is one, and the draws of z.
 
     Raises:
-        ValueError: if no two images share their y, the posterior is not a factorised Gaussian, ``samples`` is
+        ValueError: if no two examples share their y, the posterior is not a factorised Gaussian, ``samples`` is
             below 1, or ``y`` or ``groups`` do not fit.
 
     Sources: Hoffman and Johnson 2016 (ELBO surgery, NeurIPS workshop) for the split; Poole et al. 2019,
@@ -99,14 +100,15 @@ def mutual_information(
     """
     if samples < 1:
         raise ValueError(f"An expectation over z needs at least 1 sample, not {samples}.")
-    seen = examples(model, data, y=y, groups=groups, pixels=pixels, seed=seed)
-    sets = [members for members in _members(seen.groups) if len(members) > 1]
-    if not sets:
-        raise ValueError(
-            "No two images share their y, so q(z|y) cannot be estimated; pass groups=, for example bins of y."
-        )
-    mean, scale, z, log_prior = _posteriors(seen, course.capped(samples, course.FAST_SAMPLES))
-    tables = [_against_aggregate(z[:, own], mean[own], scale[own]) for own in sets]
+    with evaluation_mode(model):
+        seen = examples(model, data, y=y, groups=groups, seed=seed)
+        sets = [members for members in _members(seen.groups) if len(members) > 1]
+        if not sets:
+            raise ValueError(
+                "No two examples share their y, so q(z|y) cannot be estimated; pass groups=, for example bins of y."
+            )
+        mean, scale, z, log_prior = _posteriors(seen, at_most(samples, settings.samples))
+        tables = [_against_aggregate(z[:, own], mean[own], scale[own]) for own in sets]
     density, others = (torch.cat(parts, 1) for parts in zip(*tables, strict=True))  # (K, N) each
     kept = torch.cat(sets)
     sizes = torch.cat([torch.full((len(own),), len(own)) for own in sets]).to(density)
@@ -117,7 +119,7 @@ def mutual_information(
         "aggregate_kl": aggregate - log_prior[:, kept],
         "rate": density - log_prior[:, kept],
     }
-    order = kept.argsort()  # as the images lie in the data
+    order = kept.argsort()  # as the examples lie in the data
     estimates = {name: mean_and_error(term.mean(0)[order].cpu()) for name, term in terms.items()}
     lengths = [len(own) for own in sets]
     return Information(**estimates, cap=float(sizes.log().mean()), set_sizes=(min(lengths), max(lengths)))
@@ -131,18 +133,17 @@ def _members(groups: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " b"], ...]:
 
 def _posteriors(seen: Examples, samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return mean (N, D), scale (N, D), K draws z (K, N, D) and log p(z|y) (K, N), all in float64."""
-    model = seen.model
     # Apple's GPUs know no float64; the CPU does this part for them.
-    place = torch.device("cpu") if model.device.type == "mps" else model.device
+    place = torch.device("cpu") if seen.device.type == "mps" else seen.device
     parts: list[tuple[Tensor, ...]] = []
-    with seeded(seen.seed, model.device):
+    with seeded(seen.seed, seen.device):
         for x, condition, _ in seen.batches(1000):
-            q = model.posterior(x, condition)
-            if not isinstance(q.base_dist, Normal):
-                kind = type(q.base_dist).__name__
+            q = seen.model.posterior(x, condition)
+            if not isinstance(q, Independent) or not isinstance(q.base_dist, Normal):
+                kind = type(getattr(q, "base_dist", q)).__name__
                 raise ValueError(f"The aggregate is computed for a factorised Normal q(z|x,y), not for a {kind}.")
-            z = q.sample((samples,))  # (K, B, D)
-            log_prior = model.prior(condition, batch=len(x)).log_prob(z)
+            z = q.sample(torch.Size((samples,)))  # (K, B, D)
+            log_prior = seen.model.prior(condition, batch=len(x)).log_prob(z)
             parts.append(tuple(part.to(place).double() for part in (q.mean, q.stddev, z, log_prior)))
     means, scales, draws, densities = zip(*parts, strict=True)
     return torch.cat(means), torch.cat(scales), torch.cat(draws, 1), torch.cat(densities, 1)

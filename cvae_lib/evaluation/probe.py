@@ -1,30 +1,35 @@
 """What can still be read from a representation: a linear probe."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from cvae_lib import course
-from cvae_lib.data import ImageSet
-from cvae_lib.model import CVAE
+from cvae_lib.data import Data
+from cvae_lib.environment import at_most, evaluation_mode, settings
+from cvae_lib.evaluation._examples import examples
+from cvae_lib.objective import LatentVariableModel
 
 
-@torch.no_grad()
-def posterior_means(model: CVAE, data: ImageSet) -> Float[Tensor, "n d"]:
-    """Return the mean of q(z|x,y) for every image, from its grey levels, shape (N, D), on the CPU.
+def posterior_means(model: LatentVariableModel, data: Data, *, y: Any = None) -> Float[Tensor, "n d"]:
+    """Return the mean of q(z|x,y) for every example, shape (N, D), on the CPU.
 
-    y is the label, so the model is a VAE or one told labels; the fast profile takes the first 200 images only.
+    x is what the model's ``prepare`` makes of the data; where that would draw binary pixels, their grey levels are
+    taken, so that no chance enters.
+
+    Args:
+        model: a CVAE, or any model with the three distributions.
+        data: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``.
+        y: (N, ...), or a tuple of such, the condition of each example in place of the data's own.
 
     Raises:
-        ValueError: if images or labels do not fit the model.
+        ValueError: if the data or ``y`` do not fit the model.
     """
-    model.eval()
-    data = data.subset(slice(course.capped(len(data), course.FAST_IMAGES))).to(model.device)
-    means = [
-        model.posterior(batch.x, batch.y if model.is_conditional else None).mean
-        for batch in data.batches(1000, pixels="grey", shuffle=False)
-    ]
-    return torch.cat(means).cpu()
+    with evaluation_mode(model):
+        seen = examples(model, data, y=y)
+        means = [model.posterior(x, condition).mean for x, condition, _ in seen.batches(1000, grey=True)]
+        return torch.cat(means).cpu()
 
 
 def linear_probe(
@@ -37,7 +42,7 @@ def linear_probe(
 ) -> float:
     r"""Fit :math:`p(y|z) = \text{softmax}(Wz + b)` on training codes, return its accuracy on test codes, 0 to 1.
 
-    Multinomial logistic regression on standardised entries, by L-BFGS; a linear reader finds only what the
+    Multinomial logistic regression on standardised entries, by L-BFGS; a linear classifier finds only what the
     representation lays open. Source of the idea: Alain and Bengio 2016, arXiv:1610.01644.
 
     Args:
@@ -45,21 +50,22 @@ def linear_probe(
         train_labels: their classes, from 0; labels beyond the last code are left out.
         test: M codes to judge by.
         test_labels: likewise.
-        steps: L-BFGS iterations; at most 10 on the fast profile.
+        steps: L-BFGS iterations, at most.
     """
     train_labels, test_labels = train_labels[: len(train)], test_labels[: len(test)]
     centre, scale = train.mean(0), train.std(0).clamp_min(1e-6)
     train, test = (train - centre) / scale, (test - centre) / scale
-    reader = nn.Linear(train.shape[1], int(train_labels.max()) + 1).to(train)  # its device and precision
-    nn.init.zeros_(reader.weight)
-    nn.init.zeros_(reader.bias)
-    optimiser = torch.optim.LBFGS(reader.parameters(), max_iter=course.capped(steps, 10), line_search_fn="strong_wolfe")
+    probe = nn.Linear(train.shape[1], int(train_labels.max()) + 1).to(train)  # its device and precision
+    nn.init.zeros_(probe.weight)
+    nn.init.zeros_(probe.bias)
+    iterations = at_most(steps, settings.steps)
+    optimiser = torch.optim.LBFGS(probe.parameters(), max_iter=iterations, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = nn.functional.cross_entropy(reader(train), train_labels)
+        loss = nn.functional.cross_entropy(probe(train), train_labels)
         loss.backward()
         return loss
 
     optimiser.step(closure)
-    return float((reader(test).argmax(1) == test_labels).float().mean())
+    return float((probe(test).argmax(1) == test_labels).float().mean())

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from cvae_lib import course
-from cvae_lib.data import ImageSet
+from cvae_lib.data import Data
+from cvae_lib.environment import at_most, evaluation_mode, settings
 from cvae_lib.evaluation._estimate import Estimate
+from cvae_lib.evaluation._examples import device_of, labelled, prepared_in_grey
 from cvae_lib.model import CVAE
 
 DISTANCES_AT_ONCE = 2**20
@@ -18,7 +19,6 @@ DISTANCES_AT_ONCE = 2**20
 Features = Callable[[Tensor], Tensor]
 
 
-@torch.no_grad()
 def mean_pairwise_distance(points: Shaped[Tensor, "n *shape"], *, features: Features | None = None) -> Estimate:
     r"""Return the mean Euclidean distance between two different points, with its jackknife standard error.
 
@@ -31,7 +31,8 @@ def mean_pairwise_distance(points: Shaped[Tensor, "n *shape"], *, features: Feat
 
     Args:
         points: (n, ...); for pixels the unit is one white pixel.
-        features: from (b, ...) points to (b, F) features, where pixels are not what should be compared.
+        features: from (b, ...) points to (b, F) features, where pixels are not what should be compared; a module is in
+            evaluation mode meanwhile.
 
     Raises:
         ValueError: if there are fewer than 2 points, or a feature is NaN or infinite.
@@ -41,8 +42,9 @@ def mean_pairwise_distance(points: Shaped[Tensor, "n *shape"], *, features: Feat
     count = len(points)
     if count < 2:
         raise ValueError(f"A distance between points needs at least 2 of them, not {count}.")
-    rows = points if features is None else torch.cat([features(part) for part in points.split(500)])
-    rows = rows.flatten(1)
+    with evaluation_mode(features):
+        rows = points if features is None else torch.cat([features(part) for part in points.split(500)])
+    rows = rows.detach().flatten(1)
     if not rows.is_floating_point() or rows.dtype in (torch.float16, torch.bfloat16):
         rows = rows.float()
     if not bool(rows.isfinite().all()):
@@ -138,7 +140,7 @@ def relative_diversity(
 
 def diversity(
     model: CVAE,
-    data: ImageSet,
+    data: Data,
     *,
     count: int = 1000,
     temperature: float = 1.0,
@@ -147,35 +149,38 @@ def diversity(
 ) -> Diversity:
     """Draw every label equally often from the prior, and compare the drawings' diversity with that of the data.
 
-    Pixel means of p(x|z,y) against grey levels, at most as many real images of a label as drawings; the measure is
-    that of :func:`relative_diversity`.
+    Means of p(x|z,y) against x as the model takes it, or its grey levels where the model draws binary pixels; at most
+    as many real examples of a label as drawings. The measure is that of :func:`relative_diversity`.
 
     Args:
+        model: one that can ``draw`` and says how many labels there are, ``num_classes``, as a CVAE does.
+        data: tensors (x, labels), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``.
         count: drawings in all; rounded down to a multiple of the number of classes.
         temperature: factor on the prior's standard deviation.
         features: see :func:`mean_pairwise_distance`.
+        seed: fixes the drawings.
 
     Raises:
-        ValueError: if the model takes no label, ``count`` gives fewer than 3 drawings a label, or a label has fewer
-            than 3 images.
+        ValueError: if the model takes no label, the data have none, ``count`` gives fewer than 3 drawings a label, or a
+            label has fewer than 3 examples.
     """
-    classes = model.config.num_classes
-    each = course.capped(count, course.FAST_IMAGES) // max(1, classes)
-    if classes < 1 or not model.is_conditional:
+    classes = model.num_classes
+    each = at_most(count, settings.examples) // max(1, classes)
+    if classes < 1:
         raise ValueError("Diversity within a label needs a model that takes one; for others use relative_diversity.")
     if each < 3:
         raise ValueError(f"{count} drawings are too few for {classes} classes; at least 3 of each are needed.")
-    model.eval()
+    x, labels = labelled(data)
+    chosen = torch.cat([(labels == label).nonzero()[:each, 0] for label in range(classes)])
     generator = torch.Generator().manual_seed(seed)
     asked = torch.arange(classes).repeat_interleave(each)
-    drawn = torch.cat(
-        [
-            model.draw(part.to(model.device), temperature=temperature, generator=generator).cpu()
-            for part in asked.split(1000)
-        ]
-    )
-    members = [(data.labels == label).nonzero()[:each, 0] for label in range(classes)]
-    chosen = torch.cat(members)
-    return relative_diversity(
-        drawn, asked, data.pixels(chosen).cpu().to(drawn.dtype), data.labels[chosen].cpu(), features=features
-    )
+    device = device_of(model)
+    with evaluation_mode(model):
+        drawn = torch.cat(
+            [
+                model.draw(part.to(device), temperature=temperature, generator=generator).cpu()
+                for part in asked.split(1000)
+            ]
+        )
+        real = prepared_in_grey(model, x[chosen].to(device)).cpu()
+    return relative_diversity(drawn, asked, real.to(drawn.dtype), labels[chosen].cpu(), features=features)

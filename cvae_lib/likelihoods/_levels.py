@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
-from cvae_lib._numbers import can_be_read
+from cvae_lib.environment import is_cheap_to_inspect
 
 
 def _level(value: Tensor, levels: int) -> Tensor:
     """Return the nearest level's number, 0 to L - 1, as float."""
-    if can_be_read(value) and not (value.min() >= 0 and value.max() <= 1):
+    if is_cheap_to_inspect(value) and not (value.min() >= 0 and value.max() <= 1):
         raise ValueError(
             f"Grey levels must lie in [0, 1], but run from {float(value.min())} to {float(value.max())}; "
             "divide bytes by 255, and look for NaN."

@@ -7,8 +7,8 @@ from torch import Tensor
 Placement = str | Sequence[int]
 
 
-def told(where: Placement, blocks: int) -> set[int]:
-    """Return which of the blocks, counted from 0 at the input, are told the condition.
+def conditioned_blocks(where: Placement, blocks: int) -> set[int]:
+    """Return which of the blocks, counted from 0 at the input, the condition enters.
 
     Args:
         where: ``first``, ``every``, or block numbers.
@@ -30,13 +30,13 @@ def told(where: Placement, blocks: int) -> set[int]:
     return set(where)
 
 
-def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
-    """Raise ValueError if the images are no floats, or have another shape than the encoder was made for."""
+def check_event(x: Tensor, event_shape: tuple[int, ...]) -> None:
+    """Raise ValueError if x holds no floats, or has another shape than the encoder was made for."""
     if not x.is_floating_point():
-        raise ValueError(f"The encoder expects images as floats in [0, 1], not {x.dtype}; divide uint8 by 255.")
-    if tuple(x.shape[1:]) != image_shape:
+        raise ValueError(f"The encoder expects floats, not {x.dtype}; model.prepare(x) makes pixels of grey levels.")
+    if tuple(x.shape[1:]) != event_shape:
         raise ValueError(
-            f"The encoder expects images of shape (B, {', '.join(map(str, image_shape))}), not {tuple(x.shape)}."
+            f"The encoder expects x of shape (B, {', '.join(map(str, event_shape))}), not {tuple(x.shape)}."
         )
 
 

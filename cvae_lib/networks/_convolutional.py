@@ -1,4 +1,4 @@
-"""A convolutional encoder and decoder for 28x28 and 32x32 images, made of residual blocks with a conditioning slot.
+"""A convolutional encoder and decoder for images of any size divisible by 4, made of residual blocks with a slot for c.
 
 They work at a half and a quarter of the image's side, where two CPU cores can follow. Source of the block, normalise,
 activate, convolve around a skip: He et al. 2016, arXiv:1603.05027; with the slot behind the first normalisation, as in
@@ -11,12 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cvae_lib._variance import bounded_log_variance
-from cvae_lib.conditioning import ConditionalBatchNorm, Conditioning, conditioning
+from cvae_lib.conditioning import ConditionalBatchNorm, Conditioning, Maker, make_conditioning
 from cvae_lib.conditions import Representation
-from cvae_lib.networks._blocks import Placement, check_images, check_latents, told
-
-SIDES = (28, 32)
+from cvae_lib.gaussians import bounded_log_variance
+from cvae_lib.networks._blocks import Placement, check_event, check_latents, conditioned_blocks
 
 
 def _group_norm(features: int) -> nn.GroupNorm:
@@ -25,16 +23,16 @@ def _group_norm(features: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, features)
 
 
-def _checked_side(image_shape: Sequence[int], hidden: Sequence[int]) -> int:
-    """Return the side of the smallest feature map."""
-    if len(image_shape) != 3 or image_shape[1] != image_shape[2] or image_shape[1] not in SIDES:
+def _smallest_map(image_shape: Sequence[int], hidden: Sequence[int]) -> tuple[int, int]:
+    """Return height and width of the smallest feature map."""
+    if len(image_shape) != 3 or image_shape[1] % 4 or image_shape[2] % 4:
         raise ValueError(
-            f"The convolutional network reads images of 28x28 or 32x32 pixels, not of shape {tuple(image_shape)}; "
-            "scale or pad them, or take network='mlp'."
+            "The convolutional network halves height and width twice, so both must be divisible by 4, and "
+            f"{tuple(image_shape)} is no such (channels, H, W); pad or scale the images, or take an MLP."
         )
     if not hidden:
         raise ValueError("The convolutional network needs at least one width in hidden.")
-    return image_shape[1] // 4
+    return image_shape[1] // 4, image_shape[2] // 4
 
 
 class ResidualBlock(nn.Module):
@@ -84,7 +82,7 @@ class ResidualBlock(nn.Module):
 
 
 class _Blocks(nn.Module):
-    """Residual blocks in a row, told the condition at their entrances."""
+    """Residual blocks in a row, with the condition entering at their entrances."""
 
     def __init__(
         self,
@@ -94,20 +92,20 @@ class _Blocks(nn.Module):
         *,
         condition_dim: int,
         condition_is_image: bool,
-        how: str,
-        where: Placement,
+        conditioning: str | Maker,
+        condition_at: Placement,
         norm: str,
         dropout: float,
     ) -> None:
         super().__init__()
         if norm not in ("group", "none"):
             raise ValueError(f"The norm of a convolutional network is 'group' or 'none', not {norm!r}.")
-        chosen = told(where, len(scales))
+        chosen = conditioned_blocks(condition_at, len(scales))
         self.folds = tuple(folds)
         self.blocks = nn.ModuleList()
         for block, (scale, fold) in enumerate(zip(scales, folds, strict=True)):
             width = condition_dim * (fold**2 if condition_is_image else 1)
-            slot = conditioning(how, widths[block], width) if condition_dim and block in chosen else None
+            slot = make_conditioning(conditioning, widths[block], width) if condition_dim and block in chosen else None
             self.blocks.append(ResidualBlock(widths[block], widths[block + 1], scale, slot, norm, dropout))
 
     def forward(self, h: Float[Tensor, "b f h w"], c: Representation | None) -> Float[Tensor, "b g v u"]:
@@ -122,16 +120,17 @@ class ConvolutionalEncoder(nn.Module):
     """Read an image and a condition; return the mean and log-variance of q(z|x,y), shape (B, D) each.
 
     A strided convolution to half the side, then a block for each width in ``hidden``; the first halves the side again.
-    An image c (B, C, H, W) is told with each square of pixels folded into channels (Shi et al. 2016, arXiv:1609.05158).
+    An image c (B, C, H, W) enters with each square of pixels folded into channels (Shi et al. 2016, arXiv:1609.05158).
 
     Args:
-        image_shape: (channels, H, W), where H = W is 28 or 32.
+        image_shape: (channels, H, W), with H and W divisible by 4.
         hidden: features of the blocks.
         latent_dim: D.
         condition_dim: width C of the condition; 0 leaves every slot empty.
         condition_is_image: whether c is an image, as large as x.
-        how: name of the conditioning layer, see :data:`cvae_lib.conditioning.CONDITIONINGS`.
-        where: ``first`` block only, ``every`` block, or block numbers from 0.
+        conditioning: the conditioning layer: a name of :data:`cvae_lib.conditioning.CONDITIONINGS`, or a function
+            ``(features, condition_dim) -> layer``.
+        condition_at: ``first`` block only, ``every`` block, or block numbers from 0.
         norm: ``group`` (Wu and He 2018, arXiv:1803.08494) or ``none``.
         dropout: probability of dropping a hidden unit while training.
 
@@ -147,14 +146,15 @@ class ConvolutionalEncoder(nn.Module):
         *,
         condition_dim: int = 0,
         condition_is_image: bool = False,
-        how: str = "concatenation",
-        where: Placement = "first",
+        conditioning: str | Maker = "concatenation",
+        condition_at: Placement = "first",
         norm: str = "group",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        side = _checked_side(image_shape, hidden)
-        self.image_shape = tuple(image_shape)
+        height, width = _smallest_map(image_shape, hidden)
+        self.latent_dim, self.reads_condition = latent_dim, condition_dim > 0
+        self.event_shape = tuple(image_shape)
         rest = len(hidden) - 1
         self.stem = nn.Conv2d(image_shape[0], hidden[0], 4, stride=2, padding=1)  # (B, F, H/2, W/2)
         self.blocks = _Blocks(
@@ -163,13 +163,13 @@ class ConvolutionalEncoder(nn.Module):
             [2, *[4] * rest],
             condition_dim=condition_dim,
             condition_is_image=condition_is_image,
-            how=how,
-            where=where,
+            conditioning=conditioning,
+            condition_at=condition_at,
             norm=norm,
             dropout=dropout,
         )
         self.norm = _group_norm(hidden[-1]) if norm == "group" else nn.Identity()
-        self.head = nn.Linear(hidden[-1] * side**2, 2 * latent_dim)
+        self.head = nn.Linear(hidden[-1] * height * width, 2 * latent_dim)
 
     def forward(
         self, x: Float[Tensor, "b ch h w"], c: Representation | None
@@ -179,7 +179,7 @@ class ConvolutionalEncoder(nn.Module):
         Raises:
             ValueError: if the images have another shape than the encoder was made for, or c another width.
         """
-        check_images(x, self.image_shape)
+        check_event(x, self.event_shape)
         h = self.blocks(self.stem(x), c)  # (B, F, H/4, W/4)
         mean, raw = self.head(F.silu(self.norm(h)).flatten(1)).chunk(2, dim=1)
         return mean, bounded_log_variance(raw)
@@ -201,25 +201,25 @@ class ConvolutionalDecoder(nn.Module):
         *,
         condition_dim: int = 0,
         condition_is_image: bool = False,
-        how: str = "concatenation",
-        where: Placement = "first",
+        conditioning: str | Maker = "concatenation",
+        condition_at: Placement = "first",
         norm: str = "group",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        side = _checked_side(image_shape, hidden)
-        self.latent_dim = latent_dim
-        self.start = (hidden[0], side, side)
+        height, width = _smallest_map(image_shape, hidden)
+        self.latent_dim, self.reads_condition = latent_dim, condition_dim > 0
+        self.start = (hidden[0], height, width)
         rest = len(hidden) - 1
-        self.stem = nn.Linear(latent_dim, hidden[0] * side**2)
+        self.stem = nn.Linear(latent_dim, hidden[0] * height * width)
         self.blocks = _Blocks(
             [hidden[0], *hidden],
             [*[1.0] * rest, 2.0],
             [4] * len(hidden),
             condition_dim=condition_dim,
             condition_is_image=condition_is_image,
-            how=how,
-            where=where,
+            conditioning=conditioning,
+            condition_at=condition_at,
             norm=norm,
             dropout=dropout,
         )

@@ -6,22 +6,22 @@ Everything is summed over dimensions; the mean over the batch is taken last, in 
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-from cvae_lib.objective._given import LatentVariableModel, at_least_one, log_likelihood_of, observed
+from cvae_lib.gaussians import gaussian_kl
+from cvae_lib.objective._given import LatentVariableModel, at_least_one, log_likelihood_of, observed, rows_like
 from cvae_lib.objective._importance import Proposal, importance_weighted_bound, log_importance_weights
-from cvae_lib.objective._schedules import Constant, Cyclical, Linear, Schedule
-from cvae_lib.priors._gaussians import gaussian_kl
+from cvae_lib.objective._schedules import BetaSchedule, Constant, Cyclical, Linear
 
 __all__ = [
+    "BetaSchedule",
     "Constant",
     "Cyclical",
     "LatentVariableModel",
     "Linear",
     "Proposal",
-    "Schedule",
     "Terms",
     "elbo_terms",
     "free_bits",
@@ -56,7 +56,7 @@ class Terms(NamedTuple):
         r"""Return :math:`-\frac1B \sum_b (\log p(x_b|z_b,y_b) - \beta\, KL_b)`, what training minimises.
 
         Args:
-            beta: weight of the rate, see the schedules of this room.
+            beta: weight of the rate, see :class:`Linear` and :class:`Cyclical`.
             floor: free bits, lambda nats per group of latents that cost nothing more, see :func:`free_bits`.
             groups: how many groups the latents form; each latent its own if not given.
 
@@ -130,8 +130,8 @@ def kl_per_latent(q: Distribution, p: Distribution, z: Float[Tensor, "*k b d"] |
 
 
 def elbo_terms(
-    model: LatentVariableModel,
-    x: Float[Tensor, "b *event"],
+    model: Any,
+    x: Shaped[Tensor, "b *event"],
     y: Any = None,
     *,
     samples: int = 1,
@@ -143,17 +143,23 @@ def elbo_terms(
     the same z where not. Sources: Kingma and Welling 2013, arXiv:1312.6114; Sohn, Lee and Yan 2015.
 
     Args:
-        model: a CVAE, or any model with its three distributions.
-        x: data.
+        model: a CVAE, or any model with its three distributions; or a wrapper around a CVAE, such as
+            ``DistributedDataParallel``, whose call gives :class:`cvae_lib.model.Output`.
+        x: data, as ``model.prepare`` gives them.
         y: the condition, as the model takes it.
         samples: draws of z per example; more lower the variance, the bound stays the same.
         mask: true where x is observed, shape (B, 1, H, W) or that of x. The bound is then one on log p of the observed
             entries, and the encoder sees zeros in place of the others.
 
     Raises:
-        ValueError: if ``samples`` is below 1 or the mask does not fit.
+        ValueError: if ``samples`` is below 1, the mask does not fit, or x is nothing that p(x|z,y) has a value for.
     """
     at_least_one(samples)
+    if not isinstance(model, LatentVariableModel):  # a wrapper, such as DistributedDataParallel, that has the call only
+        if samples != 1 or mask is not None:
+            raise ValueError("A wrapped model gives one z and no mask; pass the model inside it.")
+        q, p, z, likelihood = model(x, y)
+        return Terms(rows_like(likelihood.log_prob(x), x), kl_per_latent(q, p, z))
     x = observed(x, mask)
     q = model.posterior(x, y)
     z = q.rsample() if samples == 1 else q.rsample(torch.Size((samples,)))  # (B, D) or (K, B, D)

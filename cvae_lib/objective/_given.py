@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from cvae_lib.likelihoods import masked
 
@@ -19,14 +19,28 @@ class LatentVariableModel(Protocol):
     def prior(self, y: Any = None, batch: int | None = None) -> Distribution:
         """Return p(z|y): event shape (D,), batch shape (B,)."""
 
-    def likelihood(self, z: Tensor, y: Any = None) -> Independent:
+    def likelihood(self, z: Tensor, y: Any = None) -> Distribution:
         """Return p(x|z,y): event shape that of one x, batch shape that of z without D."""
 
 
 def log_likelihood_of(model: LatentVariableModel, z: Tensor, x: Tensor, y: Any, mask: Tensor | None) -> Tensor:
     """Return log p(x|z,y), of the observed entries where there is a mask, batch shape that of z without D."""
     whole = model.likelihood(z, y)
-    value: Tensor = (whole if mask is None else masked(whole, mask)).log_prob(x)
+    value: Tensor = (whole if mask is None else masked(whole, mask)).log_prob(x)  # type: ignore[arg-type]
+    return rows_like(value, x)
+
+
+def rows_like(value: Tensor, x: Tensor) -> Tensor:
+    """Return a log-likelihood, or say that it is not one number for each example.
+
+    Raises:
+        ValueError: if the likelihood's event is not one whole x.
+    """
+    if value.shape[-1:] != x.shape[:1] or value.ndim > 2:
+        raise ValueError(
+            f"log p(x|z,y) has shape {tuple(value.shape)} where one number for each of {len(x)} examples is due; the "
+            "likelihood's event must be one whole x, as torch's Independent makes it."
+        )
     return value
 
 

@@ -5,7 +5,7 @@ import math
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -16,7 +16,7 @@ Proposal = Literal["posterior", "prior"]
 
 def log_importance_weights(
     model: LatentVariableModel,
-    x: Float[Tensor, "b *event"],
+    x: Shaped[Tensor, "b *event"],
     y: Any = None,
     samples: int = 1,
     *,
@@ -41,7 +41,7 @@ def log_importance_weights(
 
 def importance_weighted_bound(
     model: LatentVariableModel,
-    x: Float[Tensor, "b *event"],
+    x: Shaped[Tensor, "b *event"],
     y: Any = None,
     samples: int = 1,
     *,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Schedule = Callable[[int], float]
+BetaSchedule = Callable[[int], float]
 
 
 @dataclass(frozen=True)

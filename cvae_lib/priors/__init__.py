@@ -1,24 +1,21 @@
 """Priors over the latent: modules that map a condition to the distribution p(z|y).
 
-All have one signature, ``prior(c, batch, encode)``, where c is the condition as one vector, shape (B, C), or None for a
-model without one, and ``encode`` is the encoder, which only the VampPrior asks for. As it hands c on to the encoder, it
-takes c in whatever form the encoder reads: a vector, tokens or an image.
+All have one signature, ``prior(c, batch)``: c is what the condition gives, a vector (B, C), tokens or an image, or None
+for a model without one; ``batch`` is B. What they return has batch shape (B,) and event shape (D,).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from cvae_lib._variance import bounded_log_variance
-from cvae_lib.conditions import Representation, Tokens, without_padding
-from cvae_lib.priors._gaussians import UnitNormal, diagonal_gaussian
-
-Encode = Callable[[Tensor, Any], tuple[Tensor, Tensor]]  # images and c to mean and log-variance of q(z|x,y)
+from cvae_lib.conditions import Representation, Tokens, as_vector, without_padding
+from cvae_lib.environment import seeded
+from cvae_lib.gaussians import bounded_log_variance, diagonal_gaussian
 
 
 class StandardNormal(nn.Module):
@@ -40,10 +37,10 @@ class StandardNormal(nn.Module):
         self.register_buffer("zero", torch.zeros(()), persistent=False)
         self.register_buffer("one", torch.ones(()), persistent=False)
 
-    def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> Independent:
+    def forward(self, c: Representation | None, batch: int) -> Independent:
         """Return p(z|y) for a batch: event shape (D,), batch shape (B,)."""
         shape = batch, self.latent_dim
-        unit = UnitNormal(self.zero.expand(shape), self.one.expand(shape), validate_args=False)
+        unit = Normal(self.zero.expand(shape), self.one.expand(shape), validate_args=False)
         return Independent(unit, 1, validate_args=False)
 
 
@@ -61,9 +58,10 @@ class _Head(nn.Module):
         nn.init.zeros_(self.out.weight)
         self.out.bias = nn.Parameter(start)
 
-    def forward(self, c: Float[Tensor, "b c"] | None, batch: int) -> Float[Tensor, "b o"]:
+    def forward(self, c: Representation | None, batch: int) -> Float[Tensor, "b o"]:
         if self.out is None:
             return self.start.expand(batch, -1)
+        c = None if c is None else as_vector(c)
         if c is None or c.shape != (batch, self.condition_dim):
             given = "nothing" if c is None else f"shape {tuple(c.shape)}"
             raise ValueError(
@@ -90,11 +88,11 @@ class ConditionalGaussian(nn.Module):
         super().__init__()
         self.head = _Head(condition_dim, hidden, torch.zeros(2 * latent_dim))
 
-    def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> Independent:
+    def forward(self, c: Representation | None, batch: int) -> Independent:
         """Return p(z|y): event shape (D,), batch shape (B,).
 
         Raises:
-            ValueError: if c is missing or of another shape than (B, C).
+            ValueError: if c is missing, or as one vector of another shape than (B, C).
         """
         mean, raw = self.head(c, batch).chunk(2, dim=1)
         return diagonal_gaussian(mean, bounded_log_variance(raw))
@@ -134,11 +132,11 @@ class ConditionalMixture(nn.Module):
         start = torch.stack([mean, torch.full_like(mean, math.log(1 - self.SPREAD))])  # (2, M, D)
         self.head = _Head(condition_dim, hidden, torch.cat([torch.zeros(components), start.flatten()]))
 
-    def forward(self, c: Float[Tensor, "b c"] | None, batch: int, encode: Encode | None = None) -> MixtureSameFamily:
+    def forward(self, c: Representation | None, batch: int) -> MixtureSameFamily:
         """Return p(z|y): event shape (D,), batch shape (B,).
 
         Raises:
-            ValueError: if c is missing or of another shape than (B, C).
+            ValueError: if c is missing, or as one vector of another shape than (B, C).
         """
         parameters = self.head(c, batch)
         logits, rest = parameters[:, : self.components], parameters[:, self.components :]
@@ -154,19 +152,21 @@ class VampPrior(nn.Module):
     waited for in every step. Source: Tomczak and Welling 2018, arXiv:1705.07120.
 
     Args:
-        image_shape: shape of one image.
+        encoder: the model's own, which reads the pseudo-images; it stays the model's part, not this prior's.
+        event_shape: shape of one x.
         components: M, the number of pseudo-images; cost and memory grow with it.
 
     Raises:
         ValueError: if there is not at least one component.
     """
 
-    def __init__(self, image_shape: Sequence[int], components: int = 10) -> None:
+    def __init__(self, encoder: nn.Module, event_shape: Sequence[int], components: int = 10) -> None:
         super().__init__()
         if components < 1:
             raise ValueError(f"A VampPrior needs at least 1 pseudo-image, not {components}.")
+        self._encoder = (encoder,)  # in a tuple, so that its weights are not registered a second time
         # Dark and all different, through a sigmoid so that training keeps them within [0, 1].
-        self.raw = nn.Parameter(torch.randn(components, *image_shape) - 2)
+        self.raw = nn.Parameter(torch.randn(components, *event_shape) - 2)
 
     @property
     def pseudo_images(self) -> Float[Tensor, "m *image"]:
@@ -185,14 +185,9 @@ class VampPrior(nn.Module):
         # Away from 0 and 1, where the sigmoid has no slope.
         self.raw.copy_(torch.logit(images, eps=0.02))
 
-    def forward(self, c: Representation | None, batch: int, encode: Encode | None = None) -> MixtureSameFamily:
-        """Return p(z|y): event shape (D,), batch shape (B,), for c in any form the encoder reads.
-
-        Raises:
-            ValueError: if the encoder is not given.
-        """
-        if encode is None:
-            raise ValueError("The VampPrior reads its pseudo-images with the encoder: call prior(c, batch, encode).")
+    def forward(self, c: Representation | None, batch: int) -> MixtureSameFamily:
+        """Return p(z|y): event shape (D,), batch shape (B,), for c in any form the encoder reads."""
+        (encode,) = self._encoder
         count = len(self.raw)
         if c is None:
             mean, log_variance = (part.expand(batch, -1, -1) for part in encode(self.pseudo_images, None))
@@ -218,61 +213,51 @@ def _distinct(c: Representation) -> tuple[Int64[Tensor, " u"], Int64[Tensor, " b
     return first, place
 
 
-PRIORS = ("standard", "gaussian", "mixture", "vamp")
-
-
-def prior(
-    name: str,
-    latent_dim: int,
-    *,
-    condition_dim: int = 0,
-    image_shape: Sequence[int] = (1, 28, 28),
-    components: int = 10,
-) -> nn.Module:
-    """Return the prior called ``name``: ``standard``, ``gaussian``, ``mixture`` or ``vamp``.
-
-    Args:
-        latent_dim: D.
-        condition_dim: width C of the condition; 0 for a model without one.
-        image_shape: shape of the VampPrior's pseudo-images.
-        components: M, of the mixture and the VampPrior.
-
-    Raises:
-        ValueError: if there is no prior of that name, or ``components`` is below 1.
-    """
-    if name == "standard":
-        return StandardNormal(latent_dim)
-    if name == "gaussian":
-        return ConditionalGaussian(latent_dim, condition_dim)
-    if name == "mixture":
-        return ConditionalMixture(latent_dim, condition_dim, components)
-    if name == "vamp":
-        return VampPrior(image_shape, components)
-    raise ValueError(f"There is no prior {name!r}; choose from {', '.join(PRIORS)}.")
-
-
 def tempered_sample(
     p: Distribution, temperature: float = 1.0, generator: torch.Generator | None = None
 ) -> Float[Tensor, "b d"]:
-    r"""Draw :math:`z = \mu + \tau\,\sigma\,\epsilon`, :math:`\epsilon \sim \mathcal N(0, I_D)`, shape (B, D).
+    r"""Draw z from p(z|y), shape (B, D): from a Gaussian as :math:`z = \mu + \tau\,\sigma\,\epsilon`.
 
-    From a mixture one component is picked by its weights, and z is drawn from that.
+    From a mixture of Gaussians one component is picked by its weights, and z is drawn from that. Any other
+    distribution draws by its own ``sample``; it has no standard deviation that a temperature could scale.
 
     Args:
-        p: what a prior of this room returned.
+        p: what a prior returned: event shape (D,), batch shape (B,).
         temperature: tau, factor on the standard deviations; a mixture's weights stay as they are.
         generator: source of randomness, on whatever device; the global one if not given.
+
+    Raises:
+        ValueError: if the temperature is no number of at least 0, or not 1 for a prior that is not Gaussian.
     """
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be a finite number of at least 0, not {temperature}.")
     device = generator.device if generator else None
-    if isinstance(p, MixtureSameFamily):
+    if isinstance(p, MixtureSameFamily) and _is_gaussian(p.component_distribution):
         weights: Tensor = p.mixture_distribution.probs
         chosen = torch.multinomial(weights.to(device or weights.device), 1, generator=generator).to(weights.device)
         index = chosen[..., None].expand(*chosen.shape, p.event_shape[0])  # (B, 1, D)
         normal: Any = p.component_distribution.base_dist  # type: ignore[attr-defined]
         mean, scale = normal.loc.gather(1, index).squeeze(1), normal.scale.gather(1, index).squeeze(1)  # (B, D) each
+    elif _is_gaussian(p):
+        mean, scale = p.base_dist.loc, p.base_dist.scale  # type: ignore[attr-defined]
+    elif temperature != 1:
+        raise ValueError(f"A temperature scales Gaussians, and this prior gives a {type(p).__name__}; leave it at 1.")
     else:
-        assert isinstance(p, Independent)
-        mean, scale = p.base_dist.loc, p.base_dist.scale
-    noise = torch.randn(mean.shape, generator=generator, device=device).to(mean.device)
+        return _own_sample(p, generator)
+    noise = torch.randn(mean.shape, generator=generator, device=device or mean.device).to(mean.device)
     sample: Tensor = mean + temperature * scale * noise
     return sample
+
+
+def _is_gaussian(p: Distribution) -> bool:
+    """Say whether p is a diagonal Gaussian; a subclass of ``Normal`` may draw in a way of its own."""
+    return isinstance(p, Independent) and type(p.base_dist) is Normal
+
+
+def _own_sample(p: Distribution, generator: torch.Generator | None) -> Float[Tensor, "b d"]:
+    """Draw by the distribution's own method, which knows global streams only."""
+    if generator is None:
+        return p.sample()
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    with seeded(seed, torch.device("cpu") if generator.device.type == "cpu" else generator.device):
+        return p.sample()

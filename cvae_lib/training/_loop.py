@@ -1,28 +1,31 @@
-"""The training loop: one step after another, with a state that can be saved between any two of them."""
+"""The training loop, to be read from top to end."""
 
-import contextlib
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from cvae_lib.data import Batch
-from cvae_lib.model import CVAE
-from cvae_lib.training._arguments import check_scale
-from cvae_lib.training._budget import Budget, Schedule
-from cvae_lib.training._distributed import GlobalDraws, Share, Team
-from cvae_lib.training._feed import Epochs, blame
+from cvae_lib.checkpoints import CheckpointError, check_writable
+from cvae_lib.data import Data, ImageSet, fingerprint
+from cvae_lib.environment import Precision, autocast, seed_streams, seeded
+from cvae_lib.training._arguments import budget, check_model, check_positive, out_of_memory_named, weight_of
+from cvae_lib.training._batches import Batches, Conditions
+from cvae_lib.training._checkpoint import CARD
 from cvae_lib.training._history import History
-from cvae_lib.training._numerics import Precision, asks, autocast
-from cvae_lib.training._progress import Interrupts, Progress
-from cvae_lib.training._stopping import Watch, floats
-
-LISTENS = 50  # steps after which processes on GPUs ask each other about Ctrl-C, for which they all have to wait
+from cvae_lib.training._objective import Loss, Objective
+from cvae_lib.training._processes import process_group
+from cvae_lib.training._progress import Progress
+from cvae_lib.training._resume import Run, setting_repr
+from cvae_lib.training._schedules import Schedule, make_scheduler
+from cvae_lib.training._stopping import EarlyStopping
 
 
 class TrainingDiverged(RuntimeError):
@@ -35,263 +38,278 @@ class TrainingDiverged(RuntimeError):
     history: History
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What is the same for every step of a run."""
+def fit(
+    model: nn.Module,
+    data: Data,
+    *,
+    y: Conditions = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 256,
+    learning_rate: float = 2e-3,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    schedule: Schedule = "one_cycle",
+    beta: float | Callable[[int], float] = 1.0,
+    objective: Objective | None = None,
+    clip: float | None = None,
+    ema: float | None = None,
+    validation: Data | tuple[ImageSet, Conditions] | None = None,
+    patience: int | None = None,
+    criterion: Objective | None = None,
+    precision: Precision = "auto",
+    compile: bool = False,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    callback: Callable[[nn.Module, History], object] | None = None,
+    log_every: int | None = None,
+) -> History:
+    r"""Minimise :math:`-\frac1B\sum_b (E_q[\log p(x_b|z,y_b)] - \beta\,KL_b)` by gradient descent, in nats per example.
 
-    learning_rate: float
-    schedule: Schedule
-    beta: Callable[[int], float]
-    weight_decay: float
-    clip: float | None
-    ema: float | None
-    precision: Precision
+    The model is moved to ``device`` and stays there, at the end in evaluation mode. An interrupt (Ctrl-C, or Stop in a
+    notebook) ends training and keeps the model and the history so far. How stored data become x (binarised anew at
+    every step, grey, as they are) is the likelihood's business, see :meth:`cvae_lib.model.CVAE.prepare`.
 
+    Under ``torchrun`` the same call trains in several processes: torch's ``DistributedDataParallel``, an equal share of
+    each epoch for each process, noise of its own for each; the first one validates, prints and writes.
 
-class Loop:
-    """A run: the model, its optimiser, and where they are.
+    Args:
+        model: a CVAE, or any module with the three distributions of
+            :class:`cvae_lib.objective.LatentVariableModel`.
+        data: training examples: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader`` that gives (x, y).
+            Tensors and image sets are kept on the device as a whole; the others are read as they come.
+        y: what the model is told in place of the data's own y: a tensor of shape (n, ...), or a tuple or dictionary of
+            such, one row per example, NaN only where the condition takes it for "not known"; or a function of the
+            :class:`~cvae_lib.data.Batch`, drawing from torch's global random stream.
+        epochs: passes over the data, 40 if ``steps`` is not given.
+        steps: optimiser steps, in place of epochs; a stream, whose length nobody knows, needs them.
+        batch_size: examples per step (and per process); a ``DataLoader`` has its own.
+        learning_rate: the peak of the schedule.
+        betas: Adam's decays.
+        weight_decay: factor of the squared weights, in Adam's gradient.
+        optimizer: makes another optimiser of the parameters: ``lambda p: torch.optim.SGD(p, 0.1)``; it then has its own
+            learning rate, which the schedule scales.
+        schedule: ``one_cycle``, ``cosine``, ``constant``, or a function ``(optimizer, steps) -> scheduler`` with one of
+            ``torch.optim.lr_scheduler``, which is moved after every step.
+        beta: weight of the rate, a number or a function of the step.
+        objective: ``(model, x, y)`` to :class:`~cvae_lib.objective.Terms`, or to a bound per example, shape (B,), which
+            then counts as distortion; the ELBO if None.
+        clip: largest L2 norm of the whole gradient, longer ones are shortened to it.
+        ema: decay of a moving average of the weights, such as 0.999: :math:`\bar w \leftarrow d\bar w + (1-d) w` with
+            :math:`d = \min(\text{ema}, (1+t)/(10+t))` after step t. The model ends with the average.
+        validation: examples, or (image set, y), whose ELBO is measured after each epoch, with the average if there is
+            one, always with the same pixels and latent noise; held in memory.
+        patience: stop after so many epochs without a better validation; the model ends with the best weights.
+        criterion: what validation measures instead of the ELBO, in the form of ``objective``.
+        precision: of the products: ``auto`` (bf16 where the hardware has it), ``float32`` or ``bf16``.
+        compile: run the step through ``torch.compile``; its random numbers are others.
+        device: ``auto`` is CUDA, then MPS, then CPU.
+        seed: fixes order, pixels and latent noise; the caller's random stream is left alone.
+        checkpoint: a folder for the state of the run, written at the end of every epoch, see :func:`load_checkpoint`.
+        resume: go on from the checkpoint in the folder, if there is one. On the CPU, with data in memory, this gives
+            the very bits of a run that was never stopped. Data and settings must be the same, functions are known by
+            their names; a budget may have grown, and the library's schedules then follow the new one.
+        callback: called with the model and the history after each epoch.
+        log_every: print a line every so many epochs where nobody watches; about eight lines by default.
 
-    Attributes:
-        step: optimiser steps done.
-        position: batches done of the running epoch.
-        seen: images seen in the running epoch.
-        sums: over those images: loss, distortion, rate.
-        average: the model with averaged weights, or None.
-        is_between_steps: whether the state is whole, so that it can be saved.
+    Returns:
+        What was measured, epoch by epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, a function gives something else than it should, the data do not fit
+            the model or are not finite, or nothing in the model can be trained.
+        TrainingDiverged: if the loss or a weight is not finite; names the step, and the model keeps the weights from
+            the start of the epoch, or the best where there is early stopping.
+        CheckpointError: if the checkpoint cannot be resumed, or nothing be written there.
+        torch.OutOfMemoryError: if a batch does not fit into the device's memory.
+
+    Sources: Kingma and Welling 2013, arXiv:1312.6114; Kingma and Ba 2014, arXiv:1412.6980; averaged weights: Polyak and
+    Juditsky 1992; fixed seeds for validation as common random numbers.
     """
-
-    def __init__(
-        self,
-        model: CVAE,
-        measure: Callable[[Tensor, Any, Any], tuple[Tensor, Tensor]],
-        epochs: Epochs,
-        recipe: Recipe,
-        budget: Budget,
-        team: Team,
-        watch: Watch | None,
-        progress: Progress,
-        interrupts: Interrupts,
-    ) -> None:
-        self.model, self.measure, self.epochs, self.recipe = model, measure, epochs, recipe
-        self.budget, self.team, self.watch = budget, team, watch
-        self.progress, self.interrupts = progress, interrupts
-        device = model.device
-        self.parameters = list(model.parameters())
-        self.optimiser = torch.optim.Adam(
-            self.parameters,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            betas=(0.9, 0.99),
-            fused=device.type in ("cpu", "cuda"),
-        )
-        self.average = copy.deepcopy(model).eval() if recipe.ema is not None else None
-        # Looked up once: walking through the modules at every step takes as long as averaging them.
-        self.live, self.averaged = floats(model), [] if self.average is None else floats(self.average)
-        self.autocast = autocast(device, recipe.precision)
-        # Sums stay on the device: asking for a number at every step would make a GPU wait for it. For the same
-        # reason a bad loss there only switches off its own step and all later ones, and is read at the epoch's end.
-        self.asks = asks(device)
-        self.sums = torch.zeros(3, device=device, dtype=epochs.dtype)
-        self.bad = torch.zeros((), device=device, dtype=torch.float32)
-        self.good_steps = torch.zeros((), device=device)
-        if not self.asks:
-            self.optimiser.found_inf = self.bad  # type: ignore[attr-defined]  # as GradScaler does
-        castable = torch.amp.is_autocast_available(device.type)
-        self.modes = torch.is_grad_enabled(), torch.is_autocast_enabled(device.type) if castable else None
-        self.history = History()
-        self.step = self.position = self.seen = 0
-        self.is_between_steps = True
-        self.is_interrupted = False
-        self.last_good: list[Tensor] = []
-        self.place, self.total = 0, 1
-
-    def run(self, after_step: Callable[[], None], after_epoch: Callable[[bool], None]) -> None:
-        """Train until the budget is spent, early stopping says so, or somebody interrupts.
-
-        Args:
-            after_step: called between any two steps.
-            after_epoch: called when an epoch is in the history, and when the budget ends in the midst of one; told
-                whether this is the end of the run.
-
-        Raises:
-            TrainingDiverged: if the loss is not finite.
-            ValueError: if the pixels are not, which then are the cause.
-            KeyboardInterrupt: if somebody interrupts.
-        """
-        self._look_at_the_clock()
-        while not self._is_over():
-            self._remember()
-            self.is_between_steps = False  # fetching a batch draws from the generator already
-            for x, y, share, batch in self.epochs.epoch(self.position):
-                self._train(x, y, share, batch)
-                self.step += 1
-                self.position += 1
-                self.seen += share.total
-                self.is_between_steps = True
-                self.progress.step(self.step)
-                after_step()
-                if self._should_stop():
-                    raise KeyboardInterrupt
-                self._look_at_the_clock()
-                if self.place >= self.total:
-                    break
-                self.is_between_steps = False
-            if self.position == len(self.epochs):
-                self._close()
-            after_epoch(self._is_over())
-        if self.seen:
-            # Saved before it is closed: a longer budget can then go on with the rest of this epoch.
-            self._close()
-
-    def _should_stop(self) -> bool:
-        """Say whether somebody interrupts; several processes have to agree, or some would wait for the others."""
-        if self.team.size > 1 and not self.asks and self.step % LISTENS == 0:
-            self.is_interrupted = self.team.any(self.interrupts.asked)
-        return self.is_interrupted or (self.interrupts.asked and self.team.size == 1)
-
-    def _is_over(self) -> bool:
-        stopped = self.watch is not None and self.watch.is_over(len(self.history))
-        return stopped or self.place >= self.total
-
-    def _look_at_the_clock(self) -> None:
-        elapsed = None if self.budget.seconds is None else self.team.agreed(self.budget.elapsed())
-        self.place, self.total = self.budget.place(self.step, elapsed)
-
-    def _train(self, x: Tensor, y: Any, share: Share, batch: Batch) -> None:
-        recipe, several = self.recipe, self.team.size > 1
-        if self.step == 0:
-            blame(x, batch, 0, self.epochs.data)
-            self.epochs.check(y)
-        beta = check_scale("beta", recipe.beta(self.step), self.step)
-        rate = recipe.learning_rate * check_scale("schedule", recipe.schedule(self.place, self.total), self.step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        with GlobalDraws(share) if several else contextlib.nullcontext(), self.autocast:
-            loss, means = self.measure(x, y, beta)
-        if not loss.requires_grad:
-            raise ValueError(
-                "The loss depends on no weight that is trained, so there is nothing to follow downhill; "
-                "the objective must not detach its bound, nor compute it under torch.no_grad()."
-            )
-        if self.asks:
-            self._ask(loss, x, batch)
-        for parameter in self.parameters:
-            parameter.grad = None  # what zero_grad does, without what it does around it
-        (loss * share.weight if several else loss).backward()
-        norm = None
-        if recipe.clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
-        if not self.asks:
-            self._note(loss, norm)
-        elif norm is not None and not math.isfinite(norm.item()):
-            self._diverged(f"The gradient became {norm.item()}", self.step)
-        self.optimiser.step()
-        if self.average is not None and recipe.ema is not None:
-            decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
-            get_ema_multi_avg_fn(decay)(self.averaged, self.live, self.step)
-        self.sums += means * (len(x) if share.weight else 0)
-
-    def _ask(self, loss: Tensor, x: Tensor, batch: Batch) -> None:
-        """Stop here and now if the loss is not finite, in every process if it is so in one."""
-        is_bad = not math.isfinite(loss.item())
-        if self.team.size > 1:
-            flags = torch.tensor([is_bad, self.interrupts.asked], dtype=torch.float32, device=loss.device)
-            is_bad, self.is_interrupted = map(bool, self.team.largest(flags).tolist())
-        if is_bad:
-            blame(x, batch, self.step, self.epochs.data)
-            self._diverged(f"The loss became {loss.item()}", self.step)
-
-    def _note(self, loss: Tensor, norm: Tensor | None) -> None:
-        """Switch this step and all later ones off, on the device, if its loss is not finite."""
-        whole = torch.isfinite(loss) if norm is None else torch.isfinite(loss) & torch.isfinite(norm)
-        torch.maximum(self.bad, (~whole).to(self.bad.dtype), out=self.bad)
-        self.team.largest(self.bad)
-        self.good_steps += 1 - self.bad
-
-    def _diverged(self, what: str, step: int) -> None:
-        if name := self.bad_weight(self.last_good):
-            self._stop(
-                f"{what} at step {step}, because the weights had been so before: {name} holds NaN or infinity; "
-                "build the model anew, or load a good checkpoint."
-            )
-        whole = all(bool(torch.isfinite(tensor).all()) for tensor in self._kept())
-        if not whole:
-            for tensor, kept in zip(self._kept(), self.last_good, strict=True):
-                tensor.copy_(kept)
-        since = "from before that step" if whole else f"from the start of epoch {len(self.history) + 1}"
-        if self.watch is not None and self.watch.best:
-            since = f"of epoch {self.watch.best_epoch}, the best"
-        self._stop(
-            f"{what} at step {step}, so training has stopped with the weights {since}; "
-            "try a smaller learning_rate, or clip=1.0."
+    check_model(model)
+    limits = {"batch_size": batch_size, "learning_rate": learning_rate, "clip": clip, "patience": patience}
+    check_positive(**limits, epochs=epochs, steps=steps, log_every=log_every)
+    if epochs is not None and steps is not None:
+        raise ValueError(f"Give one budget, not two: epochs={epochs} and steps={steps}.")
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"ema must lie between 0 and 1, such as 0.999, not be {ema}.")
+    if validation is None and (patience is not None or criterion is not None):
+        raise ValueError("patience and criterion need a validation set to judge by: pass validation=...")
+    if resume and checkpoint is None:
+        raise ValueError("resume needs a folder: pass checkpoint=...")
+    folder = None if checkpoint is None else Path(checkpoint).expanduser()
+    if folder is not None and not resume and (folder / CARD).exists():
+        raise CheckpointError(
+            f"There is a checkpoint in {folder} already; pass resume=True to go on from it, or choose another folder."
         )
 
-    def bad_weight(self, tensors: list[Tensor]) -> str:
-        """Return which parameter is not finite in such a list of weights; nothing if all are. Buffers may hold -inf."""
-        names = [name for name, value in self.model.named_parameters() if value.is_floating_point()]
-        return next((name for name, value in zip(names, tensors, strict=False) if not value.isfinite().all()), "")
-
-    def _stop(self, sentence: str) -> None:
-        error = TrainingDiverged(sentence)
-        error.history = self.history
-        raise error
-
-    def _kept(self) -> list[Tensor]:
-        return self.live + self.averaged
-
-    def _remember(self) -> None:
-        """Keep a copy of the weights: a finite loss can still have a gradient that is not."""
-        if not self.last_good:
-            self.last_good = [tensor.clone() for tensor in self._kept()]
-        for kept, tensor in zip(self.last_good, self._kept(), strict=True):
-            kept.copy_(tensor)
-
-    def _close(self) -> None:
-        """Write the running epoch, whole or cut off by the budget, into the history."""
-        self.is_between_steps = False
-        means = (self.team.total(self.sums.clone()) / self.seen).tolist()
-        if self.bad:
-            begun = self.history.steps[-1] if self.history.steps else 0
-            self._diverged("The loss was not finite", begun + int(self.good_steps))
-        if self.asks and not math.isfinite(means[0]):
-            self._diverged(f"The loss became {means[0]}", self.step - 1)
-        if self.bad_weight(self.live):  # by the last step, whose loss was good: the next step would have noticed
-            self._diverged("A weight became NaN or infinite", self.step - 1)
-        history = self.history
-        judged = self.average or self.model
-        validation = None if self.watch is None else self.watch.look(judged, len(history) + 1, self.team)
-        if validation is not None and not math.isfinite(validation):
-            best = None if self.watch is None else self.watch.best_epoch
-            which = "that step" if best is None else f"epoch {best}, the best"
-            self._stop(
-                f"The validation became {validation} after epoch {len(history) + 1}, at step {self.step}, so training "
-                f"has stopped with the weights of {which}; look at the validation images and at criterion, or try a "
-                "smaller learning_rate."
-            )
+    with (
+        process_group(device) as processes,
+        seeded(seed, processes.device, processes.rank) as generator,
+        out_of_memory_named(processes.device, getattr(data, "batch_size", None) or batch_size),
+    ):
+        model.to(processes.device)
+        batches = Batches(
+            model,
+            data,
+            y,
+            batch_size,
+            generator,
+            reads_y=objective is None,
+            rank=processes.rank,
+            size=processes.size,
+        )
+        total, per_epoch = budget(batches, epochs, steps)
+        stopping = None
         if validation is not None:
-            history.validation.append(validation)  # first, so that trim() can tell whether there should be one
-        for values, mean in zip((history.loss, history.distortion, history.rate), means, strict=True):
-            values.append(mean)
-        history.steps.append(self.step)
-        history.seconds.append(self.budget.elapsed())
-        history.best_epoch = None if self.watch is None else self.watch.best_epoch
-        self.position = self.seen = 0
-        self.sums.zero_()
-        self.good_steps.zero_()
-        self.epochs.finish()
-        self.is_between_steps = True
-        self.progress.epoch(history)
+            held, told = validation, None
+            if isinstance(validation, tuple) and isinstance(validation[0], ImageSet):
+                held, told = validation
+            stopping = EarlyStopping(model, held, told, patience, seed, criterion)
 
-    def finish(self) -> None:
-        """Leave the model with the weights that were asked for: the best, else the average, else those it has."""
-        # An interrupt can fall into the very exit of a with-block, and would leave its mode on for the caller.
-        torch.set_grad_enabled(self.modes[0])
-        if self.modes[1] is not None:
-            torch.set_autocast_enabled(self.model.device.type, self.modes[1])
-        self.optimiser.zero_grad(set_to_none=True)
-        if self.watch is not None and self.watch.best:
-            self.model.load_state_dict(self.watch.best)
-        elif self.average is not None:
-            for live, averaged in zip(self.live, self.averaged, strict=True):
-                live.copy_(averaged)
-        self.model.eval()
+        # First of all, because it gives every process the first one's weights.
+        loss_of: Any = Loss(model, objective)
+        if processes.size > 1:
+            loss_of = DistributedDataParallel(loss_of)
+        if compile:
+            loss_of = torch.compile(loss_of)
+        parameters = list(model.parameters())
+        if optimizer is None:
+            fused = processes.device.type in ("cpu", "cuda")
+            opt: Optimizer = torch.optim.Adam(
+                parameters, lr=float(learning_rate), betas=betas, weight_decay=weight_decay, fused=fused
+            )
+        else:
+            opt = optimizer(parameters)
+        scheduler = make_scheduler(schedule, opt, total)
+        average = copy.deepcopy(model).eval() if ema is not None else None
+        live, averaged = _floats(model), [] if average is None else _floats(average)
+        history = History()
+        settings = {
+            **{name: setting_repr(value) for name, value in (("beta", beta), ("objective", objective))},
+            **{name: setting_repr(value) for name, value in (("schedule", schedule), ("optimizer", optimizer))},
+            **{"learning_rate": learning_rate, "betas": list(betas), "weight_decay": weight_decay, "clip": clip},
+            **{"batch_size": batch_size, "ema": ema, "patience": patience, "criterion": setting_repr(criterion)},
+            **{"precision": precision, "seed": seed, "y": setting_repr(y) if callable(y) else None},
+        }
+        if folder is not None:
+            settings["data"] = fingerprint(batches.data, None if callable(y) else batches.y)
+            if stopping is not None:
+                settings["validation"] = fingerprint(stopping.batches.data, stopping.batches.y)
+        run = Run(model, average, opt, scheduler, stopping, generator, history, settings)
+        if folder is not None and processes.rank == 0:
+            check_writable(folder)
+        if folder is not None and resume and (folder / CARD).exists():
+            run.load(folder)
+            if processes.rank:  # the random states are the first process's, and noise is each one's own
+                seed_streams(int(torch.randint(2**31, (), device="cpu")) + processes.rank, processes.device)
+
+        step = history.steps[-1] if history.steps else 0
+        sums = torch.zeros(4, device=processes.device, dtype=batches.dtype)  # loss, distortion, rate; examples
+        good = [tensor.clone() for tensor in live + averaged]
+        before, began = history.seconds[-1] if history.seconds else 0.0, time.monotonic()
+
+        model.train()
+        with Progress(per_epoch and math.ceil(total / per_epoch), total, log_every, processes.rank > 0) as progress:
+            try:
+                while step < total and not (stopping and stopping.is_over(len(history))):
+                    sums.zero_()
+                    for batch in batches.prepared_epoch(len(history)):
+                        if step == 0:
+                            batches.check(batch, step)
+                        now = weight_of(beta, step)
+                        with autocast(processes.device, precision):
+                            # A number that changes would be compiled in anew each time.
+                            weighted = sums.new_tensor(now) if compile and now != 1 else now
+                            try:
+                                loss, means = loss_of(batch.x, batch.y, weighted)
+                            except ValueError:
+                                batches.check(batch, step)
+                                raise
+                        if not loss.requires_grad:
+                            raise ValueError(
+                                "The loss depends on no weight that is trained, so there is nothing to follow "
+                                "downhill; the objective must not detach its bound, nor compute it under no_grad()."
+                            )
+                        if not math.isfinite(loss.item()):
+                            batches.check(batch, step)
+                            what = f"The loss became {loss.item()} at step {step}"
+                            raise _diverged(what, live + averaged, good, history)
+                        opt.zero_grad(set_to_none=True)
+                        loss.backward()
+                        if clip is not None:
+                            nn.utils.clip_grad_norm_(parameters, clip)
+                        opt.step()
+                        scheduler.step()
+                        if ema is not None:
+                            get_ema_multi_avg_fn(min(ema, (1 + step) / (10 + step)))(averaged, live, step)
+                        sums[:3] += means * len(batch.x)
+                        sums[3] += len(batch.x)
+                        step += 1
+                        progress.bar.update(step - progress.bar.n)
+                        if step == total:
+                            break
+                    else:
+                        if sums[3] == 0:
+                            raise ValueError(f"{batches.name} gives no batch; drop_last may leave nothing.")
+
+                    # The end of an epoch, or of the budget in the midst of one.
+                    processes.align(live + averaged)
+                    if not all(bool(tensor.isfinite().all()) for tensor in parameters):
+                        what = f"A weight became NaN or infinite before step {step}"
+                        raise _diverged(what, live + averaged, good, history)
+                    for kept, tensor in zip(good, live + averaged, strict=True):
+                        kept.copy_(tensor)
+                    *means, _ = (processes.total(sums) / sums[3]).tolist()
+                    for column, value in zip((history.loss, history.distortion, history.rate), means, strict=True):
+                        column.append(value)
+                    history.steps.append(step)
+                    if stopping is not None:
+                        judged = stopping.judge(average or model) if processes.rank == 0 else 0.0
+                        history.validation.append(processes.first(judged))
+                        stopping.keep_if_best(average or model, history.validation[-1], len(history))
+                        history.best_epoch = stopping.best_epoch
+                    history.seconds.append(before + time.monotonic() - began)
+                    progress.epoch(history, None if callable(beta) else beta)
+                    if folder is not None and processes.rank == 0:
+                        run.save(folder)
+                    if callback is not None:
+                        with seeded(seed, processes.device):  # what it draws moves no noise of the training
+                            callback(model, history)
+                        model.train()
+            except KeyboardInterrupt:
+                history.trim()
+                history.interrupted = True
+                where = "" if folder is None else f" The end of the last epoch can be resumed from {folder}."
+                progress.say(
+                    f"Stopped by hand after {len(history)} full epochs; the model and its history are usable.{where}"
+                )
+            finally:
+                opt.zero_grad(set_to_none=True)
+                if stopping is not None and stopping.best:
+                    model.load_state_dict(stopping.best)
+                elif average is not None:
+                    for tensor, kept in zip(live, averaged, strict=True):
+                        tensor.copy_(kept)
+                model.eval()
+    return history
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    """Return every parameter and floating-point buffer, detached: what an average is taken of."""
+    return [t.detach() for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
+
+
+def _diverged(what: str, tensors: list[Tensor], good: list[Tensor], history: History) -> TrainingDiverged:
+    """Put the weights back to where they were, and return the error that says so."""
+    for tensor, kept in zip(tensors, good, strict=True):
+        tensor.copy_(kept)
+    error = TrainingDiverged(
+        f"{what}, so training has stopped, and the model keeps weights from before epoch {len(history) + 1}; "
+        "try a smaller learning_rate, or clip=1.0."
+    )
+    error.history = history
+    return error

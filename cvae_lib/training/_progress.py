@@ -1,100 +1,52 @@
-"""What a run shows while it goes on: a bar, lines, or nothing; and how Ctrl-C ends it between two steps."""
+"""What a run shows while it goes on: a bar for somebody who watches, a line every few epochs for everybody else."""
 
-import signal
+import math
 import sys
-import threading
-from types import FrameType, TracebackType
 
 from tqdm import tqdm
 
-from cvae_lib import course
-from cvae_lib.training._budget import Budget
+from cvae_lib.environment import shows_progress
 from cvae_lib.training._history import History
 
 
 class Progress:
-    """A live bar for somebody who watches, a line every few epochs for everybody else.
+    """Shows how far a run has come.
 
     Args:
-        budget: how long the run is to be.
+        epochs: how many there will be; None where nobody knows.
+        steps: how many there will be.
         log_every: epochs from line to line; about eight lines in all if None.
         silent: show nothing at all, as every process but the first does.
     """
 
-    def __init__(self, budget: Budget, log_every: int | None, silent: bool) -> None:
-        self.budget = budget
-        self.every = log_every or (max(1, budget.epochs // 8) if budget.epochs else None)
-        self.eighth = 0
-        self.silent = silent
-        watched = not silent and course.someone_watches()
+    def __init__(self, epochs: int | None, steps: int, log_every: int | None, silent: bool) -> None:
+        self.epochs, self.silent = epochs, silent
+        self.every = log_every or max(1, (epochs or 8) // 8)
+        watched = not silent and shows_progress()
         # On stdout, because notebooks show stderr in red.
-        self.bar = tqdm(total=budget.steps, unit="step", leave=True, file=sys.stdout) if watched else None
+        self.bar = tqdm(total=steps, unit="step", file=sys.stdout, disable=not watched)
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
-    def step(self, step: int) -> None:
-        """Move the bar to a step."""
-        if self.bar is not None:
-            self.bar.update(step - self.bar.n)
-
-    def epoch(self, history: History) -> None:
-        """Show the epoch that has just ended."""
-        done, of = len(history), f"/{self.budget.epochs}" if self.budget.epochs else ""
-        line = f"loss {history.loss[-1]:.2f} = distortion {history.distortion[-1]:.2f} + rate {history.rate[-1]:.2f}"
+    def epoch(self, history: History, beta: float | None) -> None:
+        """Show the epoch that has just ended; beta is None where it changes from step to step."""
+        done, of = len(history), f"/{self.epochs}" if self.epochs else ""
+        weight = "" if beta == 1 else "beta x " if beta is None else f"{beta:g} x "
+        places = 2 + math.ceil(math.log10(max(1, beta or 1)))  # so that the sum comes out however large beta is
+        line = f"loss {history.loss[-1]:.2f} = distortion {history.distortion[-1]:.2f} + {weight}rate "
+        line += f"{history.rate[-1]:.{places}f}"
         if history.validation:
             line += f", validation {history.validation[-1]:.2f}"
-        if self.bar is not None:
+        if not self.bar.disable:
             self.bar.set_postfix_str(f"epoch {done}{of}, {line}")
-        elif self._is_due(done, history.steps[-1]):
+        elif done == 1 or done % self.every == 0 or done == self.epochs:
             self.say(f"epoch {done:>3}{of}  {line}")
 
     def say(self, sentence: str) -> None:
         """Print a sentence, in the first process only."""
         if not self.silent:
             print(sentence, flush=True)
-
-    def _is_due(self, done: int, step: int) -> bool:
-        if self.every is not None:
-            return done == 1 or done % self.every == 0 or done == self.budget.epochs
-        place, total = self.budget.place(step)
-        last, self.eighth = self.eighth, 8 * place // total
-        return done == 1 or self.eighth > last
-
-
-class Interrupts:
-    """Let Ctrl-C wait for the end of the step at hand, so that nothing is torn; a second one stops at once.
-
-    Python allows this in the main thread only. Elsewhere, and where the program has its own idea of Ctrl-C,
-    nothing is changed.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.ours = False
-
-    def __enter__(self) -> "Interrupts":
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._note)
-            self.ours = True
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self.ours = False
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            # Given back here already: on its way out this error may miss the end of the with-block.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self.ours = False
-            raise KeyboardInterrupt
-        self.asked = True

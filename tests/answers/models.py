@@ -15,7 +15,8 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from answers import chapter_07, chapter_08
-from cvae_lib import checks, data, pretrained
+from cvae_lib import data, pretrained
+from cvae_lib.course import checks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STEMS = [path.stem for path in sorted((ROOT / "authoring" / "exercises").glob("*.py"))]
@@ -223,7 +224,7 @@ def wrong_priors(model):
         return kl_divergence(q, p).sum(1)
 
     still = copy.deepcopy(model)
-    for parameter in still.latent_prior.out.parameters():
+    for parameter in still.prior_module.out.parameters():
         nn.init.zeros_(parameter)
     rows = {
         ("encoder", "y left out"): {"encode": lambda self, x, y: new.encode(self, x, 0 * y)},

@@ -1,0 +1,228 @@
+"""``CVAEConfig``: a CVAE of the library's own parts as plain values, and the parts that it stands for."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from cvae_lib.conditions import (
+    AttributeCondition,
+    CaptionCondition,
+    CompositeCondition,
+    Condition,
+    EmbeddingCondition,
+    LabelCondition,
+    NoCondition,
+    ObservedCondition,
+    Vocabulary,
+)
+from cvae_lib.data import PixelMode
+from cvae_lib.likelihoods import BernoulliPixels, CategoricalPixels, GaussianPixels, Likelihood, LogisticPixels
+from cvae_lib.networks import ConvolutionalDecoder, ConvolutionalEncoder, MLPDecoder, MLPEncoder, Placement
+from cvae_lib.priors import ConditionalGaussian, ConditionalMixture, StandardNormal, VampPrior
+
+OWN = "own"
+
+
+@dataclasses.dataclass(frozen=True)
+class CVAEConfig:
+    """The settings of a CVAE; plain values, so that a checkpoint can carry them as JSON.
+
+    Attributes:
+        num_classes: classes of the label y, where the condition is one; 0 means no label, and the model is a VAE.
+        latent_dim: D, entries of z.
+        event_shape: shape of one x: (channels, height, width) of an image, (F,) of a vector or series.
+        hidden: widths of the encoder's hidden layers; the decoder uses them in reverse. None is four of 376 for the
+            MLP and (24, 48) for the convolutional network.
+        conditioning: how c enters, see :data:`cvae_lib.conditioning.CONDITIONINGS`.
+        condition_at: blocks that c enters: ``first``, ``every``, or block numbers from 0.
+        condition_to: networks that c enters: ``encoder``, ``decoder`` or ``both``.
+        dropout: probability of dropping a hidden unit of the networks while training.
+        condition: what y is: ``label``, ``embedding``, ``attributes``, ``caption``, ``observed`` or ``none``; several
+            may be joined: ``label+attributes``.
+        condition_width: entries of a learned vector for a label (``embedding``) or a word (``caption``).
+        attributes: names of the real attributes, in the order of y's columns.
+        words: vocabulary of captions.
+        caption_length: words a caption has at most.
+        network: ``mlp`` or ``convolutional``.
+        norm: of the convolutional network: ``group`` or ``none``.
+        prior: p(z|y): ``standard``, ``gaussian``, ``mixture`` or ``vamp``, see :mod:`cvae_lib.priors`.
+        components: M, components of the mixture, pseudo-images of the VampPrior.
+        likelihood: p(x|z,y): ``bernoulli``, ``gaussian``, ``gaussian_per_pixel``, ``real``, ``logistic`` or
+            ``categorical``, see :mod:`cvae_lib.likelihoods`.
+        levels: grey levels of the ``logistic`` and ``categorical`` likelihoods.
+        pixels: how grey levels become x under ``bernoulli``: ``stochastic`` (None), ``threshold`` or ``grey``; the
+            other likelihoods take them as they are.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    num_classes: int = 10
+    latent_dim: int = 32
+    event_shape: tuple[int, ...] = (1, 28, 28)
+    hidden: tuple[int, ...] | None = None
+    conditioning: str = "concatenation"
+    condition_at: Placement = "first"
+    condition_to: str = "both"
+    dropout: float = 0.0
+    condition: str = "label"
+    condition_width: int = 32
+    attributes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    caption_length: int = 16
+    network: str = "mlp"
+    norm: str = "group"
+    prior: str = "standard"
+    components: int = 10
+    likelihood: str = "bernoulli"
+    levels: int = 256
+    pixels: PixelMode | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_classes", 0), ("latent_dim", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+        for name in ("event_shape", "hidden"):
+            value = getattr(self, name)
+            if name == "hidden" and value is None:
+                continue
+            if not isinstance(value, tuple | list) or not all(isinstance(v, int) and v >= 1 for v in value):
+                raise ValueError(f"{name} must be whole numbers of at least 1, such as (64, 64), not {value!r}.")
+        if self.pixels is not None and self.likelihood != "bernoulli":
+            raise ValueError(f"pixels belongs to the bernoulli likelihood; {self.likelihood!r} takes x as it is.")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The hidden widths: those given, or those that suit the network."""
+        if self.hidden is not None:
+            return tuple(self.hidden)
+        return (24, 48) if self.network == "convolutional" else (376, 376, 376, 376)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CVAEConfig":
+        """Make settings from what :meth:`as_dict` gave, after a round trip through JSON.
+
+        Raises:
+            ValueError: if a setting is unknown.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := set(values) - known:
+            raise ValueError(
+                f"Unknown model settings: {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}."
+            )
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)
+
+
+class Parts(NamedTuple):
+    """The modules a CVAE is made of.
+
+    Attributes:
+        encoder: ``(x, c) -> (mean, log_variance)``.
+        decoder: ``(z, c) -> output``.
+        condition: ``y -> c``.
+        prior: ``(c, batch) -> p(z|y)``.
+        likelihood: ``output -> p(x|z,y)``.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    condition: Condition
+    prior: nn.Module
+    likelihood: Likelihood
+
+
+def build(config: CVAEConfig, condition: Condition | None = None) -> Parts:
+    """Return the parts that the settings stand for.
+
+    Args:
+        condition: a condition of one's own, in place of the one that the settings name.
+
+    Raises:
+        ValueError: if a setting names nothing there is, or the settings do not fit together.
+    """
+    if condition is None:
+        condition = _condition(config)
+    if config.condition_to not in ("both", "encoder", "decoder"):
+        raise ValueError(f"condition_to is 'both', 'encoder' or 'decoder', not {config.condition_to!r}.")
+    likelihood = _likelihood(config)
+    networks: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+        "mlp": (MLPEncoder, MLPDecoder),
+        "convolutional": (ConvolutionalEncoder, ConvolutionalDecoder),
+    }
+    make_encoder, make_decoder = _chosen("network", config.network, networks)
+    shape, output_shape = config.event_shape, (config.event_shape[0] * likelihood.channels_per_pixel,)
+    slots = {side: _slot(config, condition, side) for side in ("encoder", "decoder")}
+    encoder = make_encoder(shape, config.widths, config.latent_dim, **slots["encoder"])
+    decoder = make_decoder(config.latent_dim, config.widths[::-1], output_shape + shape[1:], **slots["decoder"])
+    return Parts(encoder, decoder, condition, _prior(config, condition, encoder), likelihood)
+
+
+def _chosen(what: str, name: str, there_are: dict[str, Any]) -> Any:
+    if name not in there_are:
+        raise ValueError(f"There is no {what} {name!r}; choose from {', '.join(there_are)}.")
+    return there_are[name]
+
+
+def _condition(config: CVAEConfig) -> Condition:
+    if config.condition == OWN:
+        raise ValueError("This model was made with a condition of its own; pass it again: condition=...")
+    makers: dict[str, Callable[[], Condition]] = {
+        "none": NoCondition,
+        "label": lambda: LabelCondition(config.num_classes),
+        "embedding": lambda: EmbeddingCondition(config.num_classes, config.condition_width),
+        "attributes": lambda: AttributeCondition(config.attributes),
+        "caption": lambda: CaptionCondition(Vocabulary(config.words, config.caption_length), config.condition_width),
+        "observed": lambda: ObservedCondition(config.event_shape, flat=config.network == "mlp"),
+    }
+    if config.condition == "label" and not config.num_classes:
+        return NoCondition()
+    parts = [_chosen("condition", name, makers)() for name in config.condition.split("+")]
+    return parts[0] if len(parts) == 1 else CompositeCondition(*parts)
+
+
+def _likelihood(config: CVAEConfig) -> Likelihood:
+    dims = len(config.event_shape)
+    makers: dict[str, Callable[[], Likelihood]] = {
+        "bernoulli": lambda: BernoulliPixels(config.pixels or "stochastic", dims),
+        "gaussian": lambda: GaussianPixels(event_dims=dims),
+        "gaussian_per_pixel": lambda: GaussianPixels("pixel", event_dims=dims),
+        "real": lambda: GaussianPixels("pixel", "identity", dims),
+        "logistic": lambda: LogisticPixels(config.levels, dims),
+        "categorical": lambda: CategoricalPixels(config.levels, dims),
+    }
+    made: Likelihood = _chosen("likelihood", config.likelihood, makers)()
+    return made
+
+
+def _slot(config: CVAEConfig, condition: Condition, side: str) -> dict[str, Any]:
+    """Return what one of the networks is to know of the condition, and how it is built."""
+    settings: dict[str, Any] = {
+        "condition_dim": condition.dim if config.condition_to in ("both", side) else 0,
+        "conditioning": config.conditioning,
+        "condition_at": config.condition_at,
+        "dropout": config.dropout,
+    }
+    if config.network == "convolutional":
+        settings |= {"condition_is_image": condition.kind == "image", "norm": config.norm}
+    return settings
+
+
+def _prior(config: CVAEConfig, condition: Condition, encoder: nn.Module) -> nn.Module:
+    latents, width, count = config.latent_dim, condition.vector_dim, config.components
+    event_shape: Sequence[int] = config.event_shape
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "standard": lambda: StandardNormal(latents),
+        "gaussian": lambda: ConditionalGaussian(latents, width),
+        "mixture": lambda: ConditionalMixture(latents, width, count),
+        "vamp": lambda: VampPrior(encoder, event_shape, count),
+    }
+    made: nn.Module = _chosen("prior", config.prior, makers)()
+    return made

@@ -1,0 +1,96 @@
+"""Minibatches of anything that gives (x, y), in a new order each epoch, for one process or several."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from cvae_lib.data._examples import Data, Examples, TensorSet, as_source, raw, rows_of, tensors_in, unpacked
+from cvae_lib.data._imageset import ImageSet
+
+
+class Minibatches:
+    """The shuffled minibatches of a data set, gone through once an epoch.
+
+    Args:
+        data: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``.
+        batch_size: examples per batch, in this process; a ``DataLoader`` has its own.
+        device: where data in memory are kept, as a whole.
+        generator: source of the order, on that device; torch's global stream if None.
+        rank: number of this process.
+        size: how many processes share an epoch.
+
+    Attributes:
+        data: the set or loader that is gone through.
+
+    Raises:
+        ValueError: if the data are none, or a loader in one of several processes has no ``DistributedSampler``.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+        *,
+        rank: int = 0,
+        size: int = 1,
+    ) -> None:
+        self.batch_size, self.generator, self.rank, self.size = batch_size, generator, rank, size
+        self.data: Any = as_source(data)
+        if isinstance(self.data, ImageSet | TensorSet):
+            self.data = self.data.to(device)
+        elif isinstance(self.data, IterableDataset):
+            self.data = DataLoader(self.data, batch_size)
+        elif not isinstance(self.data, DataLoader):
+            sampler: Any = DistributedSampler(self.data, size, rank) if size > 1 else None
+            count = -(-len(self.data) // size)  # type: ignore[arg-type]  # a Dataset that is no stream has a length
+            drop = count > batch_size and count % batch_size == 1  # a batch of one, with which batch norm cannot work
+            self.data = DataLoader(self.data, batch_size, shuffle=sampler is None, sampler=sampler, drop_last=drop)
+        elif size > 1 and not isinstance(self.data.sampler, DistributedSampler):
+            raise ValueError("Under torchrun a DataLoader needs a DistributedSampler; or pass the Dataset itself.")
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the examples are whole tensors, with a place of their own."""
+        return isinstance(self.data, ImageSet | TensorSet)
+
+    def __len__(self) -> int:
+        """Count the batches of an epoch; a TypeError for a stream, whose length nobody knows."""
+        return len(self._sizes(-(-len(self.data) // self.size))) if self.is_in_memory else len(self.data)
+
+    def _sizes(self, count: int) -> list[int]:
+        """Return the sizes of the batches; a single leftover joins the one before, since batch norm needs two."""
+        whole, rest = divmod(count, self.batch_size)
+        sizes = [self.batch_size] * whole + ([rest] if rest else [])
+        return [*sizes[:-2], sizes[-2] + 1] if len(sizes) > 1 and rest == 1 else sizes
+
+    def epoch(self, number: int) -> Iterator[Examples]:
+        """Yield the batches of an epoch, counted from 0, as they are stored."""
+        if not self.is_in_memory:
+            if isinstance(self.data.sampler, DistributedSampler):
+                self.data.sampler.set_epoch(number)
+            for batch in self.data:
+                yield Examples(*unpacked(batch), None)
+            return
+        x, y = raw(self.data)
+        order = torch.randperm(len(x), generator=self.generator, device=x.device)
+        if self.size > 1:  # as DistributedSampler does: filled up, so that every process takes as many steps
+            order = torch.cat([order, order[: -len(order) % self.size]])[self.rank :: self.size]
+        for index in order.split(self._sizes(len(order))):
+            yield Examples(x.index_select(0, index), rows_of(y, index), index)
+
+
+def fingerprint(data: Any, y: Any = None) -> str:
+    """Return what tells these data from others of the same length: a checksum of x and y, where they are in memory."""
+    if not isinstance(data, ImageSet | TensorSet):
+        return type(getattr(data, "dataset", data)).__name__
+    x, own = raw(data)
+    digest = hashlib.sha256()
+    for values in [x, *tensors_in(own if y is None else y)]:
+        digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
