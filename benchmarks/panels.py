@@ -63,7 +63,7 @@ def moves(panel: Any, count: int) -> list[tuple[str, Any]]:
 
 def answer(panel: Any, name: str, value: Any) -> float | None:
     """Move one control and time until the picture is there; None if it stood there already."""
-    control = panel._inputs[name]
+    control = panel.inputs[name]
     if control.value == value:
         return None
     took = milliseconds(lambda: setattr(control, "value", value))

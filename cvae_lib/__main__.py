@@ -64,8 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Imported late, so that a mistyped command is answered at once.
     import torch
 
+    from cvae_lib.checkpoints import CheckpointError
     from cvae_lib.environment import write_atomically
-    from cvae_lib.pretrained import CheckpointError, load_cvae
+    from cvae_lib.pretrained import load_cvae
 
     try:
         model = load_cvae()
@@ -93,7 +94,7 @@ def _encoded(images: "torch.Tensor", suffix: str) -> bytes:
         from matplotlib.image import imsave
 
         # The default metadata names the version of matplotlib, and the same drawings would make other files.
-        imsave(buffer, _sheet(images).numpy(), format="png", metadata={"Software": None})
+        imsave(buffer, _sheet(images).numpy(), format="png", metadata={"Software": None})  # type: ignore[dict-item]
     return buffer.getvalue()
 
 
@@ -105,8 +106,8 @@ def _sheet(images: "torch.Tensor", columns: int = 10, gap: int = 1, enlarge: int
     columns = min(columns, len(images))
     paper = pad(1 - images[:, 0], (gap, gap, gap, gap), value=1.0)  # (N, h, w)
     paper = pad(paper, (0, 0, 0, 0, 0, -len(paper) % columns), value=1.0)  # the last row is filled up with white
-    rows = paper.unflatten(0, (-1, columns)).transpose(1, 2)  # (R, h, columns, w)
-    sheet = rows.flatten(2).flatten(0, 1)  # (R h, columns w)
+    rows: torch.Tensor = paper.unflatten(0, (-1, columns))  # (R, columns, h, w)
+    sheet = rows.transpose(1, 2).flatten(2).flatten(0, 1)  # (R h, columns w)
     large = sheet.repeat_interleave(enlarge, 0).repeat_interleave(enlarge, 1)
     return (255 * large).round().to(torch.uint8)[..., None].expand(-1, -1, 3)
 

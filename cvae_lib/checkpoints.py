@@ -101,7 +101,10 @@ def load_weights(model: nn.Module, state: Tensors, where: str) -> None:
             f"The checkpoint in {where} is of another model: {wrong[0]} is {there} there and {here} here; build the "
             "model with the checkpoint's settings."
         )
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except ValueError as error:  # a module that looks at what is loaded into it, such as the columns of a table
+        raise CheckpointError(f"The checkpoint in {where} is of another model: {error}") from error
 
 
 def prefixed(prefix: str, state: Tensors) -> Tensors:

@@ -19,7 +19,15 @@ from cvae_lib.conditions import (
 )
 from cvae_lib.data import PixelMode
 from cvae_lib.likelihoods import BernoulliPixels, CategoricalPixels, GaussianPixels, Likelihood, LogisticPixels
-from cvae_lib.networks import ConvolutionalDecoder, ConvolutionalEncoder, MLPDecoder, MLPEncoder, Placement
+from cvae_lib.networks import (
+    ConvolutionalDecoder,
+    ConvolutionalEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    Placement,
+    check_whole,
+    check_widths,
+)
 from cvae_lib.priors import ConditionalGaussian, ConditionalMixture, StandardNormal, VampPrior
 
 OWN = "own"
@@ -81,16 +89,17 @@ class CVAEConfig:
     pixels: PixelMode | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("num_classes", 0), ("latent_dim", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-        for name in ("event_shape", "hidden"):
-            value = getattr(self, name)
-            if name == "hidden" and value is None:
-                continue
-            if not isinstance(value, tuple | list) or not all(isinstance(v, int) and v >= 1 for v in value):
-                raise ValueError(f"{name} must be whole numbers of at least 1, such as (64, 64), not {value!r}.")
+        check_whole(num_classes=self.num_classes, least=0)
+        check_whole(latent_dim=self.latent_dim, condition_width=self.condition_width, components=self.components)
+        check_whole(caption_length=self.caption_length)
+        check_whole(levels=self.levels, least=2)
+        check_widths(event_shape=self.event_shape)
+        if self.hidden is not None:
+            check_widths(hidden=self.hidden)
+        if not self.event_shape:
+            raise ValueError("event_shape must have at least one axis, such as (1, 28, 28) or (5,), not ().")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is a probability of at least 0 and below 1, not {self.dropout!r}.")
         if self.pixels is not None and self.likelihood != "bernoulli":
             raise ValueError(f"pixels belongs to the bernoulli likelihood; {self.likelihood!r} takes x as it is.")
 

@@ -28,10 +28,9 @@ from torch.distributions import Distribution, Independent
 
 from cvae_lib.conditions import Condition, NoCondition, Representation, Tokens, examples, repeated
 from cvae_lib.config import OWN, CVAEConfig, build
-from cvae_lib.data import map_tensors
+from cvae_lib.data import map_tensors, tensors_in
 from cvae_lib.environment import seeded
 from cvae_lib.gaussians import diagonal_gaussian
-from cvae_lib.likelihoods import Likelihood
 from cvae_lib.priors import StandardNormal, tempered_sample
 
 __all__ = ["CVAE", "CVAEConfig", "Output"]
@@ -65,7 +64,8 @@ class CVAE(nn.Module):
         condition: what y is; None for a VAE.
         prior: a module ``(c, batch) -> Distribution``; None is N(0, I), for an encoder or decoder that says its
             ``latent_dim``.
-        likelihood: a module ``output -> Distribution`` over x; it also says how stored data become x.
+        likelihood: a module ``output -> Distribution`` over x; a :class:`cvae_lib.likelihoods.Likelihood` also says how
+            stored data become x, which are else taken as they are.
 
     Raises:
         ValueError: if a part is missing or no module, or a setting names nothing there is.
@@ -80,7 +80,7 @@ class CVAE(nn.Module):
         *,
         condition: Condition | None = None,
         prior: nn.Module | None = None,
-        likelihood: Likelihood | None = None,
+        likelihood: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if condition is not None and not isinstance(condition, Condition):
@@ -99,6 +99,8 @@ class CVAE(nn.Module):
             encoder, decoder, condition, prior, likelihood = build(config, condition)
         if not isinstance(encoder, nn.Module) or not isinstance(decoder, nn.Module):
             raise ValueError("A CVAE is made of modules: CVAE(encoder, decoder, likelihood=...), or of a CVAEConfig.")
+        if prior is not None and not isinstance(prior, nn.Module):
+            raise ValueError(f"A prior is a module (c, batch) -> Distribution, and {type(prior).__name__} is none.")
         if not isinstance(likelihood, nn.Module):
             raise ValueError(
                 "Say what p(x|z,y) is: likelihood=BernoulliPixels() for binary pixels, GaussianPixels() for grey or "
@@ -161,12 +163,11 @@ class CVAE(nn.Module):
         return c if lead is None else repeated(c, lead)
 
     def _as_tensors(self, y: Any) -> Any:
-        """Return a number, a list of numbers or an array as a tensor on the model's device; the rest as it is."""
-        is_number = isinstance(y, int | float) and not isinstance(y, bool)
-        is_list = isinstance(y, list) and bool(y) and all(isinstance(v, int | float) for v in y)
-        if is_number or is_list or (hasattr(y, "__array__") and not isinstance(y, Tensor)):
-            return torch.as_tensor([y] if is_number else y, device=self.device)
-        return y
+        """Return y on the model's device: a number, an array, or a list of numbers or of such lists as a tensor."""
+        if _is_numbers(y) or (hasattr(y, "__array__") and not isinstance(y, Tensor)):
+            y = torch.as_tensor(list(y) if isinstance(y, range) else y, device=self.device)
+        y = y[None] if isinstance(y, Tensor) and y.ndim == 0 else y
+        return map_tensors(lambda part: part.to(self.device), y)
 
     def _read_for(self, network: nn.Module, y: Any, lead: tuple[int, ...]) -> Representation | None:
         """Return c for a network, or None where it reads none."""
@@ -198,15 +199,23 @@ class CVAE(nn.Module):
         """Return p(z|y): event shape (D,), batch shape (B,), where B is that of y, or ``batch`` for a VAE.
 
         Raises:
-            ValueError: if neither y nor ``batch`` says how many.
+            ValueError: if neither y nor ``batch`` says how many, or the prior returns something else than a
+                distribution over B latents.
         """
         if batch is None and y is None:
             raise ValueError("Say how many: pass y, or batch=... for a model without a condition.")
         c = self._read(y, None if batch is None else (batch,))
         if batch is None:
             batch = len(self._as_tensors(y)) if c is None else examples(c)
-        distribution: Distribution = self.prior_module(c, batch)
-        return distribution
+        p = self.prior_module(c, batch)
+        if not isinstance(p, Distribution):
+            raise ValueError(f"The prior must return a torch Distribution, not {type(p).__name__}.")
+        if tuple(p.batch_shape) != (batch,) or len(p.event_shape) != 1:
+            raise ValueError(
+                f"The prior must return a distribution of batch shape ({batch},) and event shape (D,), as torch's "
+                f"Independent makes it, not {tuple(p.batch_shape)} and {tuple(p.event_shape)}."
+            )
+        return p
 
     def likelihood(self, z: Float[Tensor, "*k b d"], y: Any = None) -> Any:
         """Return p(x|z,y): event shape that of one x, batch shape that of z without D.
@@ -214,14 +223,26 @@ class CVAE(nn.Module):
         z may carry leading axes, e.g. (K, B, D) for K samples each; y is for B examples, or for one that all share.
 
         Raises:
-            ValueError: if y is missing though the decoder reads c, or z or y does not fit the model.
+            ValueError: if y is missing though the decoder reads c, z or y does not fit the model, or decoder or
+                likelihood return something else than the contract says.
         """
         if z.ndim < 2:
             raise ValueError(f"z has shape (B, D), or (K, B, D) for K samples each, not {tuple(z.shape)}.")
-        c = self._read_for(self.decoder, y, tuple(z.shape[:-1]))  # (K*B, C)
-        flat = z.flatten(0, -2)  # (K*B, D)
-        output = map_tensors(lambda part: part.unflatten(0, z.shape[:-1]), self.decoder(flat, c))  # (K, B, ...)
-        return self.likelihood_module(output)
+        lead = tuple(z.shape[:-1])
+        c = self._read_for(self.decoder, y, lead)  # (K*B, C)
+        output = self.decoder(self._cast(z.flatten(0, -2)), c)  # (K*B, ...)
+        if any(part.shape[:1] != (math.prod(lead),) for part in tensors_in(output)):
+            found = ", ".join(str(tuple(part.shape)) for part in tensors_in(output))
+            raise ValueError(f"The decoder must return a row for each of {math.prod(lead)} z, not shape {found}.")
+        p = self.likelihood_module(map_tensors(lambda part: part.unflatten(0, lead), output))  # (K, B, ...)
+        if not isinstance(p, Distribution):
+            raise ValueError(f"The likelihood must return a torch Distribution over x, not {type(p).__name__}.")
+        if tuple(p.batch_shape) != lead:
+            raise ValueError(
+                f"The likelihood must return a distribution of batch shape {lead}, that of z without D, whose event is "
+                f"one whole x, as torch's Independent makes it, not of batch shape {tuple(p.batch_shape)}."
+            )
+        return p
 
     def forward(self, x: Shaped[Tensor, "b *event"], y: Any = None) -> Output:
         """Return what the objective needs: posterior, prior, one z, and the likelihood at it.
@@ -271,24 +292,35 @@ class CVAE(nn.Module):
             seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
             with seeded(seed, z.device):
                 return distribution.sample()  # type: ignore[no-any-return]
-        try:
-            return distribution.mean  # type: ignore[no-any-return]
-        except NotImplementedError:
-            raise ValueError(f"A {type(distribution).__name__} has no mean to draw; pass sample=True.") from None
+        return _mean(distribution, "pass sample=True")
 
     @torch.no_grad()
     def reconstruct(self, x: Shaped[Tensor, "b *event"], y: Any = None) -> Shaped[Tensor, "b *event"]:
         """Encode x, decode the posterior mean; return the means of p(x|z,y), shape of x.
 
         Raises:
-            ValueError: if y is missing for a conditional model, or x or y does not fit the model.
+            ValueError: if y is missing for a conditional model, x or y does not fit the model, or p(x|z,y) has no mean.
         """
-        means: Tensor = self.likelihood(self.posterior(x, y).mean, y).mean
-        return means
+        return _mean(self.likelihood(self.posterior(x, y).mean, y), "draw from model.likelihood(z, y)")
 
     def num_parameters(self) -> int:
         """Count the trainable numbers."""
         return sum(math.prod(p.shape) for p in self.parameters() if p.requires_grad)
+
+
+def _is_numbers(y: Any) -> bool:
+    """Say whether y is a number, or a list of numbers or of such lists."""
+    if isinstance(y, list):
+        return bool(y) and all(_is_numbers(value) for value in y)
+    return isinstance(y, int | float | range) and not isinstance(y, bool)
+
+
+def _mean(p: Distribution, instead: str) -> Tensor:
+    """Return the mean of p(x|z,y), or say what to do where it has none."""
+    try:
+        return p.mean
+    except NotImplementedError:
+        raise ValueError(f"A {type(p).__name__} has no mean; {instead}.") from None
 
 
 def _latent_dim(*networks: nn.Module) -> int:

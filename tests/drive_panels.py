@@ -54,7 +54,7 @@ def thinned(values: list[Any], places: int) -> list[Any]:
 def settings(panel: Panel, places: int = EVERY) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield values for all controls: each moved alone over its range, then many at their ends; with what is moved."""
     panel.live()
-    inputs = panel._inputs
+    inputs = panel.inputs
     for name, control in panel.controls.items():
         for value in thinned(positions(control, inputs[name]), places):
             yield name, panel.start() | {name: value}
@@ -66,10 +66,10 @@ def settings(panel: Panel, places: int = EVERY) -> Iterator[tuple[str, dict[str,
 def shown(panel: Panel, values: dict[str, Any]) -> str:
     """Set the panel's controls as a reader would, and return what it shows; raises what the panel caught."""
     for name, value in values.items():
-        panel._inputs[name].value = value
+        panel.inputs[name].value = value
     if panel.error is not None:
         raise panel.error
-    return str(panel._picture.value)
+    return str(panel.picture.value)
 
 
 def drive(panel: Panel, places: int = EVERY) -> int:

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import collapse
 import cures
+import cures
 import forecasters
 import masked
 import pytest

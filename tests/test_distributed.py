@@ -1,4 +1,4 @@
-"""Several processes: they share every batch, and end where one process would have ended."""
+"""Several processes under torchrun: an equal share of each epoch, noise of one's own, and the same weights for all."""
 
 import os
 import subprocess
@@ -8,123 +8,164 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from torch.distributions import Normal
-from torch.nn import functional as F
+from bars import bars, same, small
 
-from cvae_lib.training._distributed import GlobalDraws, Share, Team, team
+from cvae_lib import environment
+from cvae_lib.training import fit
 
-CPU = torch.device("cpu")
-
-# One script, run by one process and by two. 129 images in batches of 64 leave a last batch of one image: the second
-# process then has none. Every model has a parameter that its loss does not use.
+# One script, run by one process and by two, which find out from the environment who they are.
 SCRIPT = """
-import os, signal, sys
+import os, sys
 import safetensors.torch, torch
-from torch import distributed
-from cvae_lib.data import ImageSet
-from cvae_lib.model import CVAE, CVAEConfig
+from bars import small
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+from cvae_lib.conditions import LabelCondition
+from cvae_lib.likelihoods import GaussianPixels
+from cvae_lib.model import CVAE
 from cvae_lib.objective import elbo_terms
-from cvae_lib.training import TrainingDiverged, _loop, fit
+from cvae_lib.priors import ConditionalGaussian
+from cvae_lib.training import fit
 
 torch.set_num_threads(1)
-out, rank = sys.argv[1], int(os.environ.get("RANK", "0"))
-labels = torch.arange(129) % 4
-images = torch.zeros(129, 1, 6, 4, dtype=torch.uint8)
-images[torch.arange(129), 0, :, labels] = 180
-data = ImageSet(images, labels, "bars", classes=4)
+out, rank, size = sys.argv[1], int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+generator = torch.Generator().manual_seed(0)
+X, Y = torch.rand(256, 6, generator=generator), torch.arange(256) % 4
 found = {}
 
 
-def model(**changes):
-    torch.manual_seed(rank)  # the first process's weights count
-    net = CVAE(CVAEConfig(num_classes=4, latent_dim=2, hidden=(32,), event_shape=(1, 6, 4), **changes))
-    net.spare = torch.nn.Parameter(torch.ones(3))
-    return net
+def keep(name, model, history=None):
+    found.update({f"{name}.{key}": value.detach().clone() for key, value in model.state_dict().items()})
+    if history is not None:
+        found[f"{name}.history"] = torch.tensor([history.loss, history.distortion, history.rate])
+    assert torch.is_grad_enabled() and not model.training
 
 
-def trained(name, net, **settings):
-    usual = {"epochs": 3, "batch_size": 64, "learning_rate": 0.01, "precision": "float32", "device": "cpu"}
-    history = fit(net, data, **usual | settings)
-    found.update({f"{name}.{key}": value.clone() for key, value in net.state_dict().items()})
-    found[f"{name}.history"] = torch.tensor([history.loss, history.distortion, history.rate])
-    assert history.steps[-1] == settings.get("steps") or history.steps == [3, 6, 9]
-    assert not distributed.is_initialized() and torch.is_grad_enabled()
+class Encoder(nn.Module):
+    # Its posterior is a point, so that there is no noise by which one process and two could differ.
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Linear(10, 2)
+
+    def forward(self, x, c):
+        mean = self.mean(torch.cat([x, c], 1))
+        return mean, torch.full_like(mean, -30.0)
 
 
-trained("plain", model(), checkpoint=out + "-run")
-trained("noisy", model(dropout=0.3, conditioning="film", condition_at="every"), clip=1.0, ema=0.9, beta=lambda step: step / 9)
-trained("watched", model(), validation=data.subset(slice(40)), patience=1, pixels="grey", batch_size=50)
-fit(net := model(), data, seconds=0.2, batch_size=64, device="cpu")  # the first one's clock ends the run for all
-found["clock"] = net.decoder.net.layers[0].weight.detach().clone()
-trained("longer", model(), epochs=None, steps=11, checkpoint=out + "-run", resume=True)
-fit(model(), data, steps=7, batch_size=64, precision="float32", device="cpu", checkpoint=out + "-cut")
-trained("inside", model(), epochs=None, steps=9, learning_rate=2e-3, checkpoint=out + "-cut", resume=True)
-size = int(os.environ.get("WORLD_SIZE", "1"))
-signal.signal(signal.SIGINT, signal.default_int_handler)
-steps = 0
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Sequential(nn.Linear(6, 16), nn.SiLU(), nn.Linear(16, 6))
+
+    def forward(self, z, c):
+        return self.out(torch.cat([z, c], 1))
 
 
-def interrupted(net, x, y):
-    # Only the last process hears the interrupt, in its tenth step.
-    global steps
-    steps += 1
-    if steps == 10 and rank == size - 1:
-        os.kill(os.getpid(), signal.SIGINT)
-    return elbo_terms(net, x, y)
+def without_noise(seed):
+    torch.manual_seed(seed)
+    prior, likelihood = ConditionalGaussian(2, 4), GaussianPixels(event_dims=1)
+    return CVAE(Encoder(), Decoder(), condition=LabelCondition(4), prior=prior, likelihood=likelihood)
 
 
-for name, asks in (("each step", True), ("now and then", False)):
-    _loop.asks, steps = lambda device, asks=asks: asks, 0
-    history = fit(model(), data, steps=120, batch_size=64, device="cpu", objective=interrupted, log_every=1000)
-    assert history.interrupted
-    found[f"interrupted.{name}"] = torch.tensor(steps)
-_loop.asks = lambda device: True
+usual = {"learning_rate": 0.01, "precision": "float32", "device": "cpu"}
 
-def spoilt(net, x, y):
-    # Only the last process meets a loss that is no number; all must stop, with finite weights.
-    terms = elbo_terms(net, x, y)
-    is_last = rank == size - 1
-    return terms._replace(log_likelihood=terms.log_likelihood + float("nan")) if is_last else terms
+# The weights of the first process count; together they take the steps that one takes on the whole batch.
+whole = {**usual, "batch_size": 64 // size, "epochs": 3, "clip": 1.0, "ema": 0.9, "beta": lambda step: step / 12}
+settings = {**whole, "validation": (X[:40], Y[:40]), "patience": 2}
+run = f"{out}-run-of-{rank}"
+history = fit(model := without_noise(rank), (X, Y), checkpoint=run, **settings)
+keep("fit", model, history)
+found["fit.validation"] = torch.tensor(history.validation)
+assert not distributed.is_initialized()
+
+# A loop of one's own, as torch's documentation has it.
+model = without_noise(0).train()
+if size > 1:
+    distributed.init_process_group("gloo")
+wrapped = DistributedDataParallel(model) if size > 1 else model
+optimizer = torch.optim.SGD(model.parameters(), 0.01)
+for x, y in zip(X.split(64), Y.split(64)):
+    optimizer.zero_grad()
+    elbo_terms(wrapped, x[rank::size], y[rank::size]).loss().backward()
+    optimizer.step()
+keep("loop", model.eval())
+
+# A group that is there already is used, and left alone.
+keep("in a group", net := without_noise(0), fit(net, (X, Y), **whole))
+if size > 1:
+    assert distributed.is_initialized()
+    distributed.destroy_process_group()
+
+# Batch norm's running means, the average and every random number differ from process to process; what is kept does not.
+torch.manual_seed(rank)
+model = CVAE(small(conditioning="batchnorm", condition_at="every", dropout=0.2, event_shape=(6,), pixels="grey").config)
+settings = {**usual, "batch_size": 16, "epochs": 4, "ema": 0.9, "validation": (X[:40], Y[:40]), "patience": 1}
+history = fit(model, (X, Y), **settings)
+keep("noisy", model, history)
+found["noisy.validation"] = torch.tensor(history.validation)
 
 
-net = model()
-try:
-    fit(net, data, steps=3, device="cpu", objective=spoilt)
-except TrainingDiverged as error:
-    assert "step 0" in str(error) and all(torch.isfinite(p).all() for p in net.parameters())
-    found["diverged"] = torch.ones(1)
+class Numbers(Dataset):
+    def __len__(self):
+        return 129
 
-if "RANK" in os.environ:
+    def __getitem__(self, place):
+        return torch.full((6,), place / 129), place % 4
+
+
+def watched(name):
+    # Writes down which examples come by, and what this process draws for them.
+    seen, drawn = [], []
+
+    def objective(model, x, y):
+        seen.append(129 * x[:, 0])
+        drawn.append(torch.randn(2))
+        return elbo_terms(model, x, y)
+
+    return seen, drawn, objective
+
+
+places = torch.arange(129)
+stored = TensorDataset((places / 129)[:, None].expand(-1, 6), places % 4)
+for name, data in {"tensors": stored.tensors, "set": Numbers()}.items():
+    seen, drawn, objective = watched(name)
+    fit(without_noise(0), data, objective=objective, **{**usual, "batch_size": 32, "epochs": 2})
+    found[f"{name}.seen"], found[f"{name}.drawn"] = torch.cat(seen), torch.stack(drawn)
+
+# Going on with a run: the first process's numbers are read by all, and noise stays each one's own.
+seen, drawn, objective = watched("resumed")
+resumable = {**usual, "batch_size": 32, "schedule": "constant", "objective": objective, "checkpoint": f"{out}-resumed"}
+fit(without_noise(0), (X, Y), epochs=2, **resumable)
+done = len(drawn)
+history = fit(model := without_noise(rank), (X, Y), epochs=3, resume=True, **resumable)
+keep("resumed", model, history)
+found["resumed.drawn"] = torch.stack(drawn[done:])
+
+if size > 1:
     try:
-        fit(model(), data.subset(slice(100 - rank)), steps=2, device="cpu")
+        fit(without_noise(0), DataLoader(stored, 32, shuffle=True), epochs=1, **usual)
     except ValueError as error:
-        assert "process 1 has data=['bars', 99], not ['bars', 100]" in str(error)
-        found["differs"] = torch.ones(1)
-
-    def broken(net, x, y):
-        if rank == 1:
-            raise LookupError("only here")
-        return elbo_terms(net, x, y)
-
-    try:
-        fit(net := model(), data, steps=2, device="cpu", objective=broken)
-    except LookupError:
-        found["broke"] = torch.ones(1)
-    except RuntimeError as error:
-        assert "Process 0 has stopped because another of the 2 processes is gone" in str(error) and not net.training
-        found["left"] = torch.ones(1)
+        assert "Under torchrun a DataLoader needs a DistributedSampler" in str(error)
+        found["refused"] = torch.ones(1)
+    distributed.init_process_group("gloo")
+    loader = DataLoader(stored, 32, sampler=DistributedSampler(stored))
+    seen, drawn, objective = watched("loader")
+    fit(without_noise(0), loader, objective=objective, **{**usual, "epochs": 2})
+    found["loader.seen"], found["loader.drawn"] = torch.cat(seen), torch.stack(drawn)
+    distributed.destroy_process_group()
 safetensors.torch.save_file(found, f"{out}-{rank}.safetensors")
 """
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory, root: Path) -> tuple[dict, dict, dict, str]:
-    """What one process found, what each of two found, and what the two printed."""
+def outcomes(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[list[dict[str, torch.Tensor]], str, Path]:
+    """Return what one process found, what each of two found, what the two printed, and where they wrote."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "script.py").write_text(SCRIPT)
     mine = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    settings = {**mine, "PYTHONPATH": str(root), "COURSE_PROFILE": "full", "COURSE_UNATTENDED": "1"}
-    settings |= {"OMP_NUM_THREADS": "1"}
+    settings = {**mine, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]), "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     runs = [
         subprocess.Popen(
@@ -137,142 +178,92 @@ def outcomes(tmp_path_factory, root: Path) -> tuple[dict, dict, dict, str]:
         for name, command in (("one", [sys.executable]), ("two", torchrun))
     ]
     try:
-        said = [process.communicate(timeout=90)[0] for process in runs]
+        said = [process.communicate(timeout=180)[0] for process in runs]
     finally:
         for process in runs:
             process.kill()
     assert [process.returncode for process in runs] == [0, 0], "\n".join(said)
     found = [safetensors.torch.load_file(folder / f"{name}.safetensors") for name in ("one-0", "two-0", "two-1")]
-    return (*found, said[1])
+    return found, said[1], folder
 
 
-@pytest.mark.parametrize("kind", ["plain", "noisy", "watched", "longer", "inside"])
-def test_two_processes_end_where_one_does(kind, outcomes):
-    """Weights and history agree to rounding, dropout, clipping, averages, stopping and resuming included."""
-    one, first, second, _ = outcomes
+@pytest.mark.parametrize("kind", ["fit", "loop", "in a group"])
+def test_two_processes_take_the_steps_of_one(kind, outcomes):
+    """Without noise the mean of two gradients is the gradient of the whole batch, by fit and by a loop of one's own."""
+    one, first, second = outcomes[0]
     keys = [key for key in one if key.startswith(f"{kind}.")]
-    assert len(keys) >= 10
+    assert len(keys) >= 9
     for key in keys:
         torch.testing.assert_close(first[key], one[key], atol=1e-5, rtol=1e-5, msg=key)
         assert torch.equal(first[key], second[key]), key
 
 
-def test_a_budget_in_seconds_ends_for_all_at_once(outcomes):
-    assert torch.equal(outcomes[1]["clock"], outcomes[2]["clock"])
+@pytest.mark.parametrize("kind", ["fit", "noisy", "resumed"])
+def test_every_process_ends_with_the_same_model_and_history(kind, outcomes):
+    """Running means of batch norm, averaged weights and early stopping included."""
+    _, first, second = outcomes[0]
+    keys = [key for key in first if key.startswith(f"{kind}.") and not key.endswith("drawn")]
+    assert len(keys) >= 9 and all(torch.equal(first[key], second[key]) for key in keys)
 
 
-def test_an_interrupt_that_one_process_hears_stops_all_after_the_same_step(outcomes):
-    """Where the loss is looked at in every step they agree there; on GPUs, which would have to wait, now and then."""
-    steps = {
-        name: [int(found[f"interrupted.{name}"]) for found in outcomes[:3]] for name in ("each step", "now and then")
-    }
-    assert steps == {"each step": [10, 10, 10], "now and then": [10, 50, 50]}
+@pytest.mark.parametrize("form", ["tensors", "set", "loader"])
+def test_every_example_of_an_epoch_comes_once(form, outcomes):
+    """129 examples make 65 for each of two processes, so that one example fills up; the next epoch has a new order."""
+    _, first, second = outcomes[0]
+    epochs = [torch.cat([part[f"{form}.seen"].split(65)[epoch] for part in (first, second)]) for epoch in range(2)]
+    for seen in epochs:
+        assert len(seen) == 130 and seen.round().unique().tolist() == list(range(129))
+    assert not torch.equal(*epochs)
 
 
-def test_several_processes_need_a_device_they_can_share(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ValueError, match="CPUs or CUDA devices, not on 'meta'; pass device='cpu'"), team("meta"):
-        pass
+@pytest.mark.parametrize("kind", ["tensors", "set", "loader", "resumed"])
+def test_every_process_draws_noise_of_its_own(kind, outcomes):
+    one, first, second = (found.get(f"{kind}.drawn") for found in outcomes[0])
+    assert first is not None and second is not None and not torch.isin(first, second).any()
+    if one is not None and kind != "resumed":
+        assert len(one) > len(first), "one process takes twice as many steps"
+
+
+def test_only_the_first_process_prints_and_writes(outcomes):
+    _, said, folder = outcomes
+    lines = [line for line in said.splitlines() if line.startswith("epoch   1/3 ")]
+    assert len(lines) == 3, said  # fit, in a group, resumed
+    assert (folder / "two-run-of-0" / "checkpoint.json").exists() and not (folder / "two-run-of-1").exists()
+
+
+def test_a_loader_that_would_give_all_processes_the_same_is_refused(outcomes):
+    assert all("refused" in found for found in outcomes[0][1:])
+
+
+ALONE = """
+import os
+from bars import bars, small
+from cvae_lib.training import fit
+history = fit(small(), bars(), steps=3, device="cpu")
+assert history.steps[-1] == 3
+print("done")
+"""
+
+
+@pytest.mark.parametrize("address", [{}, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512", "RANK": "0"}])
+def test_a_batch_systems_variables_make_nobody_wait(address, root):
+    """A notebook on a cluster finds WORLD_SIZE set, and no second process will ever come."""
+    settings = {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]), "WORLD_SIZE": "2", **address}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], env={**os.environ, **settings}, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.endswith("done\n"), done.stderr
+
+
+@pytest.mark.usefixtures("full_profile")
+def test_a_group_of_one_trains_as_one_alone(tmp_path):
+    environment.settings.progress = False
+    settings = {"epochs": 1, "precision": "float32", "device": "cpu"}
+    fit(expected := small(), bars(), **settings)
     assert not torch.distributed.is_initialized()
-
-
-def test_a_loss_that_is_no_number_in_one_process_stops_all(outcomes):
-    assert all("diverged" in found for found in outcomes[:3])
-
-
-def test_processes_that_were_told_different_things_do_not_wait_for_each_other(outcomes):
-    assert all("differs" in found for found in outcomes[1:3])
-
-
-def test_a_process_whose_partner_is_gone_says_so_and_ends(outcomes):
-    assert "left" in outcomes[1] and "broke" in outcomes[2]
-
-
-def test_only_the_first_process_prints(outcomes):
-    lines = [line for line in outcomes[3].splitlines() if line.startswith("epoch   1/3 ")]
-    assert len(lines) == 4 and "Warning" not in outcomes[3]
-
-
-# --- the parts, in one process -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-@pytest.mark.parametrize("total", [1, 2, 7, 64])
-def test_shares_cover_a_batch_and_their_weighted_means_are_its_mean(size, total):
-    values = torch.rand(total, dtype=torch.float64)
-    shares = [Team(rank, size, CPU).share(total) for rank in range(size)]
-    true = [row for share in shares if share.weight for row in range(share.start, share.stop)]
-    assert true == list(range(total)) and all(share.stop > share.start for share in shares)
-    mean = sum(share.weight * values[share.rows].mean() for share in shares) / size
-    torch.testing.assert_close(mean, values.mean(), atol=1e-14, rtol=0)
-    counts = [share.stop - share.start for share in shares if share.weight]
-    assert max(counts) - min(counts) <= 1
-
-
-DRAWS = {
-    "randn": lambda x: torch.randn(len(x), 3),
-    "rand": lambda x: torch.rand((len(x),)),
-    "by keyword": lambda x: torch.randn(size=(len(x), 2)),
-    "randint": lambda x: torch.randint(0, 9, (len(x), 2)),
-    "like": torch.rand_like,
-    "normal": lambda x: torch.normal(x, 1 + x),
-    "bernoulli": lambda x: torch.bernoulli(x),
-    "in place": lambda x: torch.empty_like(x).uniform_(),
-    "with rates": lambda x: torch.empty_like(x).bernoulli_(x),
-    "reparameterised": lambda x: Normal(x, 1 + x).rsample(),
-    "several each": lambda x: Normal(x, 1 + x).rsample((4,)).movedim(1, 0),
-    "flattened": lambda x: F.dropout(x.repeat(4, 1), 0.5).unflatten(0, (4, -1)).movedim(1, 0),
-    "dropout": lambda x: F.dropout(x, 0.5),
-    "channels": lambda x: F.dropout2d(x[..., None, None], 0.5),
-}
-
-
-@pytest.mark.parametrize("name", DRAWS)
-@pytest.mark.parametrize("size", [2, 3])
-def test_processes_together_draw_what_one_draws(name, size):
-    """Each has the seed of the one and keeps its rows; joined they are the same numbers, and so is the next draw."""
-    x = torch.rand(10, 7)
-    torch.manual_seed(1)
-    whole, after = DRAWS[name](x), torch.rand(3)
-    parts = []
-    for rank in range(size):
-        torch.manual_seed(1)
-        share = Team(rank, size, CPU).share(10)
-        with GlobalDraws(share):
-            parts.append(DRAWS[name](x[share.rows]))
-        assert torch.equal(torch.rand(3), after)
-    torch.testing.assert_close(torch.cat(parts), whole, atol=1e-6, rtol=1e-6)
-
-
-def test_gradients_pass_through_what_is_drawn():
-    x = torch.rand(4, 3, requires_grad=True)
-    with GlobalDraws(Share(4, 8, 8, 1.0)):
-        out = F.dropout(x, 0.5)
-    out.sum().backward()
-    assert torch.equal(x.grad, (out != 0) * 2.0)
-
-
-def test_what_has_no_batch_is_drawn_as_it_is():
-    torch.manual_seed(1)
-    expected = torch.randn(5, 2)
-    torch.manual_seed(1)
-    with GlobalDraws(Share(0, 3, 6, 1.0)):
-        assert torch.equal(torch.randn(5, 2), expected)
-
-
-def test_alone_there_is_no_process_group():
-    with team("cpu") as us:
-        assert (us.rank, us.size) == (0, 1) and not torch.distributed.is_initialized()
-        values = torch.ones(2)
-        assert us.total(values) is values and us.largest(values) is values and us.agreed(3.5) == 3.5
-
-
-def test_a_group_that_is_there_already_is_used_and_left_alone(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        with team("cpu") as us:
-            assert us.size == 1
-        assert torch.distributed.is_initialized()
+        fit(model := small(), bars(), **settings)
+        assert torch.distributed.is_initialized() and same(model, expected)
     finally:
         torch.distributed.destroy_process_group()

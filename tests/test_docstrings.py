@@ -18,7 +18,7 @@ MODULES = sorted(
     if not re.search(r"\._|\.checks\.", module.name)
 )
 SECTION = re.compile(r"^(Args|Attributes|Raises):\n((?:    .*\n|\n)*)", re.MULTILINE)
-ENTRY = re.compile(r"^    ([\w, ]+): ", re.MULTILINE)
+ENTRY = re.compile(r"^    (\w[\w, ]*): ", re.MULTILINE)
 REFERENCE = re.compile(r":(?:func|class|meth|mod|data|attr):`~?([\w.]+)`")
 
 
@@ -31,7 +31,7 @@ def members(owner: type) -> Iterator[tuple[str, Any]]:
 
 
 def public() -> Iterator[tuple[str, Any, Any]]:
-    """Yield (full name, what it is, the class or module it stands in) for all that somebody may call."""
+    """Yield (full name, what it is, the class or module somebody finds it in) for all that somebody may call."""
     seen = set()
     for path in MODULES:
         module = importlib.import_module(path)
@@ -44,7 +44,7 @@ def public() -> Iterator[tuple[str, Any, Any]]:
             if not ours or not here or value in seen:
                 continue
             seen.add(value)
-            yield f"{path}.{name}", value, inspect.getmodule(value)
+            yield f"{path}.{name}", value, module
             for own, part in members(value) if inspect.isclass(value) else ():
                 yield f"{path}.{name}.{own}", part, value
 

@@ -79,7 +79,7 @@ def test_offline_without_data_a_chapter_runs_on_strokes_and_says_so(chapter: Pat
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     if re.search(r"\b(digits|mnist)\(", code):
         assert "strokes" in printed.lower()
-    assert len(re.findall(r"^driven: ", printed, re.M)) >= len(re.findall(r"\bwidgets\.\w+_panel\(", code))
+    assert len(re.findall(r"^driven: ", printed, re.M)) >= len(re.findall(r"\bpanels\.\w+_panel\(", code))
     assert not any(Path(environment["CVAE_DATA"]).rglob("*idx*")), "a data file was left behind"
 
 
@@ -166,11 +166,23 @@ def test_a_chapter_alone_in_an_empty_folder_fetches_the_library(published: Path,
 def test_chapters_stay_on_the_cpu_unless_told_otherwise(tmp_path: Path) -> None:
     script = tmp_path / "cell.py"
     asks = "import torch\ntorch.cuda.is_available = lambda: True\n"
-    asks += "from cvae_lib import course\nprint(course.pick_device())"
+    asks += "from cvae_lib import course, environment\nprint(environment.pick_device(), course.profile())"
     script.write_text(f"{hosting.INSTALL.replace('@ADDRESS@', '')}\n{asks}")
-    free = {key: value for key, value in os.environ.items() if key != "COURSE_DEVICE"} | {"PYTHONPATH": str(ROOT)}
-    assert run([sys.executable, str(script)], tmp_path, free).strip() == "cpu"
-    assert run([sys.executable, str(script)], tmp_path, free | {"COURSE_DEVICE": "auto"}).strip() == "cuda"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("COURSE_")}
+    free = kept | {"PYTHONPATH": str(ROOT)}
+    for told, found in (
+        ({}, "cpu full"),
+        ({"COURSE_DEVICE": "auto"}, "cuda full"),
+        ({"COURSE_PROFILE": "fast"}, "cpu fast"),
+    ):
+        assert run([sys.executable, str(script)], tmp_path, free | told).strip() == found
+
+
+def test_the_library_alone_heeds_no_variable_of_the_course(tmp_path: Path) -> None:
+    ask = "import torch\ntorch.cuda.is_available = lambda: True\n"
+    ask += "from cvae_lib import environment, training\nprint(environment.pick_device(), environment.settings.steps)"
+    told = os.environ | {"PYTHONPATH": str(ROOT), "COURSE_PROFILE": "fast", "COURSE_DEVICE": "cpu"}
+    assert run([sys.executable, "-c", ask], tmp_path, told).strip() == "cuda None"
 
 
 def colab(folder: Path) -> Path:

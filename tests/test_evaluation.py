@@ -222,12 +222,12 @@ def test_binarisation_is_shared_by_models_and_follows_the_seed():
         handle = net.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
         log_likelihood(net, scribbles(), samples=7, seed=seed)
         handle.remove()
-    assert torch.equal(seen[0], seen[2]) is False and torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
     assert set(seen[0].unique().tolist()) == {0.0, 1.0}
 
 
 def test_the_columns_of_the_class_table_are_exact_under_every_label():
-    net, images = model(pixels="threshold"), scribbles()
+    net, images = model(pixels="threshold"), scribbles(20)
     table = class_log_likelihoods(net, images, samples=20_000)
     x = images.pixels(mode="threshold")
     for label in range(3):
@@ -305,8 +305,9 @@ def test_a_classifier_learns_to_tell_where_the_ink_is():
     data = ImageSet(images, labels, "halves", classes=2)
     trained = train_classifier(data, epochs=4, batch_size=50)
     assert accuracy(trained, data) > 0.97 and not trained.training
-    again = train_classifier((images / 255, labels), epochs=4, batch_size=50)  # the same images, so the same weights
-    torch.testing.assert_close(again.state_dict(), trained.state_dict())
+    some, floats = data.subset(slice(100)), images[:100] / 255  # the same images, and so the same weights
+    one, other = (train_classifier(form, epochs=1, batch_size=50) for form in (some, (floats, labels[:100])))
+    torch.testing.assert_close(one.state_dict(), other.state_dict())
     with pytest.raises(ValueError, match="needs a label"):
         train_classifier(images)
     with pytest.raises(ValueError, match=r"images of shape \(1, 28, 28\), and those of .* are \(1, 14, 28\)"):

@@ -87,7 +87,7 @@ def test_the_panel_hides_the_end_of_a_window(windows):
     assert ends[0] == ends[1]  # nothing hidden matters to it
     panel.live()
     for name, control in panel.controls.items():
-        assert panel._inputs[name].description == control.label and panel._inputs[name].value == control.start
+        assert panel.inputs[name].description == control.label and panel.inputs[name].value == control.start
     assert "slider" in panel.still.alt and "panel" in panel.still.alt and len(panel.still.figure.axes) == 3
 
 

@@ -19,14 +19,16 @@ from drive_panels import ends, positions
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from cvae_lib import pretrained
+from cvae_lib.conditions import LabelCondition, Observed
 from cvae_lib.course import figures, panels
-from cvae_lib.datasets import strokes
-from cvae_lib.conditions import Observed
 from cvae_lib.course.laboratory import LinearGaussian
-from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.priors import tempered_sample
 from cvae_lib.course.panels import Choice, Count, Panel, Slider, Text
 from cvae_lib.course.panels.panel import NO_WIDGETS, WIDGET
+from cvae_lib.datasets import strokes
+from cvae_lib.likelihoods import BernoulliPixels
+from cvae_lib.model import CVAE, CVAEConfig
+from cvae_lib.networks import MLPEncoder
+from cvae_lib.priors import tempered_sample
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +278,7 @@ def test_driving_sees_a_setting_that_fails_and_a_control_that_does_nothing():
 def test_every_kind_of_panel_stands_in_a_chapter_and_is_driven_there(root):
     sources = [path.read_text(encoding="utf-8") for path in sorted((root / "authoring" / "notebooks").glob("*.py"))]
     kinds = {name for name in panels.__all__ if name.endswith("_panel")}
-    assert kinds - set(re.findall(r"widgets\.(\w+_panel)\(", "".join(sources))) == set()
+    assert kinds - set(re.findall(r"panels\.(\w+_panel)\(", "".join(sources))) == set()
 
 
 def test_the_trading_panels_line_touches_the_curve_at_its_mark_and_cuts_it_nowhere(curves):
@@ -408,8 +410,28 @@ def test_halfway_the_decoder_reads_half_of_each_label_and_a_latent_as_far_out_as
 )
 @pytest.mark.parametrize("panel", [panels.draw_panel, panels.blend_panel])
 def test_a_model_that_takes_no_order_is_refused(settings, panel):
-    with pytest.raises(ValueError, match="decoder is told something else"):
+    with pytest.raises(ValueError, match="decoder reads something else"):
         panel(CVAE(CVAEConfig(**settings)))
+
+
+class Own(torch.nn.Module):
+    """A decoder of somebody's own, from z and the one-hot label to the logits of 2 x 3 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = torch.nn.Linear(7, 6)
+
+    def forward(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.cat([z, c], 1)).view(-1, 1, 2, 3)
+
+
+def test_a_model_composed_of_ones_own_modules_is_drawn_too():
+    encoder = MLPEncoder((1, 2, 3), (8,), 4, condition_dim=3)
+    model = CVAE(encoder, Own(), condition=LabelCondition(3), likelihood=BernoulliPixels()).eval()
+    assert model.config is None
+    for panel in (panels.draw_panel(model, digit=2), panels.blend_panel(model, 0, 2)):
+        pictures = {picture.png() for picture in (panel.draw(**panel.start() | {"seed": seed}) for seed in (0, 1))}
+        assert len(pictures) == 2
 
 
 def test_values_that_mean_nothing_are_refused_in_a_sentence(model, plane):
@@ -459,18 +481,18 @@ def test_faces_are_asked_for_without_a_label():
 def test_a_caption_that_cannot_be_read_is_answered_in_the_panel(reader):
     panel = panels.caption_panel(reader, ["a thin seven"])
     panel.live()
-    panel._inputs["caption"].value = "a thin sevne"
-    assert "did you mean &#x27;seven&#x27;?" in panel._message.value and "a thin seven" in alt(panel)
-    panel._inputs["caption"].value = "a thick seven"
-    assert panel._message.value == "" and "a thick seven" in alt(panel)
-    panel._inputs["caption"].value = " "
-    assert "at least one word" in panel._message.value
+    panel.inputs["caption"].value = "a thin sevne"
+    assert "did you mean &#x27;seven&#x27;?" in panel.message.value and "a thin seven" in alt(panel)
+    panel.inputs["caption"].value = "a thick seven"
+    assert panel.message.value == "" and "a thick seven" in alt(panel)
+    panel.inputs["caption"].value = " "
+    assert "at least one word" in panel.message.value
 
 
 def test_a_caption_is_read_when_enter_is_pressed_and_not_at_every_letter(reader):
     panel = panels.caption_panel(reader, ["a thin seven"])
     panel.live()
-    assert panel._inputs["caption"].continuous_update is False
+    assert panel.inputs["caption"].continuous_update is False
 
 
 def test_rows_of_a_caption_sheet_share_their_latents(reader):
@@ -485,7 +507,7 @@ def test_rows_of_a_caption_sheet_share_their_latents(reader):
 
 @pytest.mark.parametrize("settings", [{}, {"condition": "label+embedding"}, {"condition": "caption", "words": ("a",)}])
 def test_a_model_that_is_told_no_attributes_is_refused(settings):
-    with pytest.raises(ValueError, match="told otherwise"):
+    with pytest.raises(ValueError, match="reads no such y"):
         panels.attribute_panel(CVAE(CVAEConfig(**settings)))
 
 
@@ -522,7 +544,7 @@ def panel() -> Panel:
 
 
 def alt(panel: Panel) -> str:
-    found = re.search(r'<img alt="([^"]*)" src="data:image/png;base64,[^"]+"', panel._picture.value)
+    found = re.search(r'<img alt="([^"]*)" src="data:image/png;base64,[^"]+"', panel.picture.value)
     assert found
     return found[1]
 
@@ -530,22 +552,22 @@ def alt(panel: Panel) -> str:
 def test_the_picture_follows_a_slider_and_a_button(panel):
     panel.live()
     assert alt(panel) == "The picture at 0.5 after 0 presses."
-    panel._inputs["at"].value = 0.2
+    panel.inputs["at"].value = 0.2
     assert alt(panel) == "The picture at 0.2 after 0 presses."
-    panel._inputs["step"].click()
-    panel._inputs["step"].click()
+    panel.inputs["step"].click()
+    panel.inputs["step"].click()
     assert alt(panel) == "The picture at 0.2 after 2 presses."
 
 
 def test_an_error_is_a_sentence_in_the_panel_until_the_next_picture(panel):
     panel.live()
-    panel._inputs["at"].value = 0.9
-    assert 'role="alert"' in panel._message.value
-    assert "Too far &lt;out&gt;: come back.</p>" in panel._message.value  # one line, and no markup of its own
+    panel.inputs["at"].value = 0.9
+    assert 'role="alert"' in panel.message.value
+    assert "Too far &lt;out&gt;: come back.</p>" in panel.message.value  # one line, and no markup of its own
     assert isinstance(panel.error, ValueError)
     assert alt(panel) == "The picture at 0.5 after 0 presses."
-    panel._inputs["at"].value = 0.1
-    assert panel._message.value == "" and panel.error is None
+    panel.inputs["at"].value = 0.1
+    assert panel.message.value == "" and panel.error is None
     assert alt(panel) == "The picture at 0.1 after 0 presses."
 
 
@@ -597,8 +619,8 @@ def test_every_control_says_what_it_is_and_every_still_what_moving_shows(
     }[which]()
     panel.live()
     for name, control in panel.controls.items():
-        assert panel._inputs[name].description == control.label != ""
-        assert panel._inputs[name].value == control.start
+        assert panel.inputs[name].description == control.label != ""
+        assert panel.inputs[name].value == control.start
     moved = "box" if which == "caption" else "slider"
     assert moved in panel.still.alt and "panel" in panel.still.alt
 
@@ -634,7 +656,7 @@ def test_completions_that_cannot_be_drawn_are_refused(patcher, model):
     images = torch.rand(2, 1, 28, 28)
     with pytest.raises(ValueError, match="one name for each of its 2 images"):
         panels.completion_panel(patcher, images, ["a 7", "a 7"])
-    with pytest.raises(ValueError, match="told an observed part"):
+    with pytest.raises(ValueError, match="read an observed part"):
         panels.draw_completions(model, images[0], panels.SEEN[0], 0.5)
     for seen, share in (("sideways", 0.5), (panels.SEEN[1], 1.5)):
         with pytest.raises(ValueError, match="a share lies in"):

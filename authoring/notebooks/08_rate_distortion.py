@@ -671,8 +671,8 @@ def linear_reader(latents, values):  # the share of a factor's variance that it 
 
 
 for what, latents in (("draws", codes), ("means", q.mean)):
-    found = [linear_reader(latents, values) for values in truth.values()]
-    print(f"beta 4, R² of {what}:", *(f"{name} {r2:.2f}" for name, r2 in zip(FACTORS, found, strict=True)))
+    found = {name: linear_reader(latents, values) for name, values in truth.items()}
+    print(f"beta 4, R² of {what}:", *(f"{name} {r2:.2f}" for name, r2 in found.items()))
 
 # %%
 parts = []

@@ -380,8 +380,8 @@ def table(name, draws):  # (M, N, T)
     off = (draws - law.middle) / law.branch[-1]  # the branches are at 1 and -1
     between = (off[..., -1].abs() < 0.4).float().mean()
     switching = (off[..., 7].sign() != off[..., -1].sign()).float().mean()
-    wide = [each.nominal >= each.level for each in report.coverage]  # do the draws reach so far?
-    inside = " ".join(f"{c.share:4.0%}" if ok else "   -" for c, ok in zip(report.coverage, wide, strict=True))
+    held = (f"{c.share:4.0%}" if c.nominal >= c.level else "   -" for c in report.coverage)
+    inside = " ".join(held)  # a dash where so few draws do not reach so far
     print(f"{name:<20} {report.crps.mean:.3f}  {report.energy.mean:.3f}  {total:.3f}", end="   ")
     print(f"{inside}    {between:5.1%}  {switching:6.1%}")
 
@@ -493,7 +493,8 @@ figures.fans(
 # $$p_{\theta,\psi}(x \mid c) = \int p_\theta(x \mid z, c)\, p_\psi(z \mid c)\, dz: \qquad z \sim p_\psi(z \mid c), \quad x \sim p_\theta(x \mid z, c). \tag{10.9}$$
 #
 # In training we hide values: in half of the windows some at random, each window with a share of its own, and in a quarter the
-# last ones. So one network learns many masks. To the library a future is an image of one row, whose pixels are real numbers.
+# last ones. So one network learns many masks. To the library a future is a vector of real numbers, and a window with its mask
+# an image of one row.
 
 
 # %%

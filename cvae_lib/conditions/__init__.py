@@ -162,12 +162,17 @@ class ObservedCondition(Condition):
     Args:
         image_shape: (channels, H, W).
         flat: give c as one vector (B, (channels + 1) H W), for MLPs, instead of an image (B, channels + 1, H, W).
+
+    Raises:
+        ValueError: if the shape is not that of an image.
     """
 
     allows_nan = True
 
     def __init__(self, image_shape: Sequence[int], flat: bool = False) -> None:
         super().__init__()
+        if len(image_shape) != 3:
+            raise ValueError(f"What can be observed in part is an image (channels, H, W), not {tuple(image_shape)}.")
         channels, height, width = image_shape
         self.image_shape, self.flat = (channels, height, width), flat
         self.dim = (channels + 1) * (height * width if flat else 1)

@@ -81,7 +81,7 @@ def _data(root: Path) -> Finding:
         return Finding("MNIST", "found on disk")
     there = next((folder for folder in (root, *root.parents) if os.path.exists(folder)), root)
     if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
-        advice = "Name a folder that can be written in the variable CVAE_DATA; until then the built-in strokes stand in."
+        advice = "Name a folder that can be written in CVAE_DATA; until then the built-in strokes stand in."
         return Finding("MNIST", "not on disk, and its folder cannot be written", advice)
     free = shutil.disk_usage(there).free / 2**20
     if free < 100:

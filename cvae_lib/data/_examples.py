@@ -153,8 +153,10 @@ def in_memory(data: Data, what: str = "data") -> InMemory:
     if not parts:
         raise ValueError(f"{what} has no examples.")
     flat = [pytree.tree_flatten(y) for _, y in parts]
-    leaves = [torch.cat(column) for column in zip(*(found for found, _ in flat), strict=True)] if flat[0][0] else []
-    y = pytree.tree_unflatten(leaves, flat[0][1]) if leaves and isinstance(leaves[0], Tensor) else None
+    y = None
+    if tensors_in(parts[0][1]):
+        leaves = [torch.cat(column) for column in zip(*(found for found, _ in flat), strict=True)]
+        y = pytree.tree_unflatten(leaves, flat[0][1])
     return TensorSet(torch.cat([x for x, _ in parts]), y)
 
 

@@ -100,8 +100,8 @@ def as_pixels(
         low, high = x.aminmax()
         if not (low >= 0 and high <= 1):
             raise ValueError(
-                f"Pixels must lie in [0, 1], but run from {float(low):g} to {float(high):g}: divide bytes by 255, undo a "
-                "normalisation, or look for NaN."
+                f"Pixels must lie in [0, 1], but run from {float(low):g} to {float(high):g}: divide bytes by 255, undo "
+                "a normalisation, or look for NaN."
             )
     if mode == "stochastic":
         return _coins(x, generator)

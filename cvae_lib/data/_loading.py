@@ -16,7 +16,8 @@ class Minibatches:
     """The shuffled minibatches of a data set, gone through once an epoch.
 
     Args:
-        data: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``.
+        data: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``; a stream (``IterableDataset``) gives each
+            process its own share by itself.
         batch_size: examples per batch, in this process; a ``DataLoader`` has its own.
         device: where data in memory are kept, as a whole.
         generator: source of the order, on that device; torch's global stream if None.
@@ -51,13 +52,16 @@ class Minibatches:
             count = -(-len(self.data) // size)  # type: ignore[arg-type]  # a Dataset that is no stream has a length
             drop = count > batch_size and count % batch_size == 1  # a batch of one, with which batch norm cannot work
             self.data = DataLoader(self.data, batch_size, shuffle=sampler is None, sampler=sampler, drop_last=drop)
-        elif size > 1 and not isinstance(self.data.sampler, DistributedSampler):
+        elif size > 1 and not isinstance(self.data.sampler, DistributedSampler) and not self._is_stream():
             raise ValueError("Under torchrun a DataLoader needs a DistributedSampler; or pass the Dataset itself.")
 
     @property
     def is_in_memory(self) -> bool:
         """Whether the examples are whole tensors, with a place of their own."""
         return isinstance(self.data, ImageSet | TensorSet)
+
+    def _is_stream(self) -> bool:
+        return isinstance(self.data.dataset, IterableDataset)
 
     def __len__(self) -> int:
         """Count the batches of an epoch; a TypeError for a stream, whose length nobody knows."""

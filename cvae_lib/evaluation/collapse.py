@@ -54,7 +54,7 @@ class CollapseReport:
         if self.information is not None and not _clear(self.information.lower):
             found.append("z tells nothing about x")
         if not _clear(self.z_used.likelihood_lost):
-            found.append("the decoder does as well with the z of another image")
+            found.append("the decoder does as well with the z of another example")
         return tuple(found)
 
     @property
@@ -93,7 +93,7 @@ class CollapseReport:
         return f"z is {self.latent_verdict}{why}; {y}."
 
     def __str__(self) -> str:
-        inside = "" if self.active.within_y is None else f"{self.active.count_within_y} among images of the same y"
+        inside = "" if self.active.within_y is None else f"{self.active.count_within_y} among examples of the same y"
         rows = [
             ("rate KL(q(z|x,y) || p(z|y))", f"{self.rate}", "nats"),
             ("distortion -log p(x|z,y)", f"{self.distortion}", "nats"),
@@ -104,10 +104,10 @@ class CollapseReport:
             shown = " ".join(f"{value:.2f}" for value in ordered[:6].tolist())
             rows.append(("KL per latent, largest first", shown + (" ..." if len(ordered) > 6 else ""), "nats"))
         if self.information is None:
-            rows.append(("mutual information I(x;z|y)", "unknown", "no two images share their y"))
+            rows.append(("mutual information I(x;z|y)", "unknown", "no two examples share their y"))
         else:
             known = self.information
-            reached = ", reached: use more images" if known.saturated else ""
+            reached = ", reached: use more data" if known.saturated else ""
             rows += [
                 ("mutual information I(x;z|y), at least", f"{known.lower}", f"nats, cap {known.cap:.2f}{reached}"),
                 ("mutual information I(x;z|y), at most", f"{known.upper}", "nats"),
@@ -115,11 +115,11 @@ class CollapseReport:
             ]
         change, whose = self.z_used.output_change, "same y" if self.z_used.within_y else "any y"
         rows += [
-            ("pixel change with another z", f"{change.mean:.3f} ± {change.standard_error:.3f}", "of white"),
-            (f"lost with the z of another image, {whose}", f"{self.z_used.likelihood_lost}", "nats"),
+            ("change of E[x|z,y] with another z", f"{change.mean:.3f} ± {change.standard_error:.3f}", "per entry"),
+            (f"lost with the z of another example, {whose}", f"{self.z_used.likelihood_lost}", "nats"),
         ]
         if self.y_used is not None:
-            rows.append(("lost with the y of another image", f"{self.y_used.likelihood_lost}", "nats"))
+            rows.append(("lost with the y of another example", f"{self.y_used.likelihood_lost}", "nats"))
         wide, broad = (max(len(row[column]) for row in rows) for column in (0, 1))
         return "\n".join([*(f"{a:<{wide}}  {b:>{broad}}  {c}".rstrip() for a, b, c in rows), self.verdict])
 

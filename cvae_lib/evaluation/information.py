@@ -51,7 +51,7 @@ class Information:
         sizes = " to ".join(str(size) for size in sorted(set(self.set_sizes)))
         return (
             f"I(x;z|y) from {self.lower} to {self.upper} nats (cap {self.cap:.2f} from sets of {sizes}"
-            f"{', reached: use more images' if self.saturated else ''}), KL(q(z|y) || p(z|y)) {self.aggregate_kl} nats"
+            f"{', reached: use more data' if self.saturated else ''}), KL(q(z|y) || p(z|y)) {self.aggregate_kl} nats"
         )
 
 

@@ -45,7 +45,7 @@ class ActiveUnits:
         return None if self.within_y is None else int((self.within_y > self.threshold).sum())
 
     def __str__(self) -> str:
-        inside = "" if self.within_y is None else f", {self.count_within_y} of them among images of the same y"
+        inside = "" if self.within_y is None else f", {self.count_within_y} of them among examples of the same y"
         return f"{self.count} of {len(self.variances)} latents active (variance above {self.threshold:g}){inside}"
 
 
@@ -123,8 +123,8 @@ class ZUse:
     def __str__(self) -> str:
         change, lost = self.output_change, self.likelihood_lost
         return (
-            f"another z from the prior changes a pixel by {change.mean:.4f} ± {change.standard_error:.4f}; "
-            f"z of another image{' with the same y' if self.within_y else ''} costs {lost} nats"
+            f"another z from the prior changes an entry of x by {change.mean:.4f} ± {change.standard_error:.4f}; "
+            f"z of another example{' with the same y' if self.within_y else ''} costs {lost} nats"
         )
 
 
@@ -197,7 +197,7 @@ class YUse:
     changed: float
 
     def __str__(self) -> str:
-        return f"y of another image costs {self.likelihood_lost} nats ({self.true} -> {self.shuffled})"
+        return f"y of another example costs {self.likelihood_lost} nats ({self.true} -> {self.shuffled})"
 
 
 def is_y_used(

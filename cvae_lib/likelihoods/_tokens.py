@@ -25,12 +25,12 @@ class TokenSequence(Distribution):
 
     arg_constraints: dict[str, Any] = {}
 
-    def __init__(self, recurrence: Recurrence, vocabulary: int, end: int, max_length: int) -> None:
+    def __init__(self, recurrence: Recurrence, vocabulary: int, length: int, end: int) -> None:
         self.recurrence, self.vocabulary, self.end = recurrence, vocabulary, end
-        super().__init__(recurrence.state.shape[:-1], torch.Size([max_length]), validate_args=False)
+        super().__init__(recurrence.state.shape[:-1], torch.Size([length]), validate_args=False)
 
     def log_prob(self, value: Int64[Tensor, "*shape l"]) -> Float[Tensor, "*batch"]:
-        """Return log p(x) of sequences of any length L, nats per sequence, the end token counted.
+        """Return log p(x), nats per sequence, the end token counted; the rows may also be longer or shorter than L.
 
         Raises:
             ValueError: if they are not int64, do not go with the batch, do not end, or hold a number that is no token.
@@ -71,11 +71,11 @@ class TokenSequence(Distribution):
         return shape
 
     def _scores(self, tokens: PackedSequence, state: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of tokens 1 to V - 1 behind each token, and the states behind the last."""
+        """Return the logits of tokens 1 to V - 1 behind each token, (T, V - 1), and the states behind the last."""
         logits, state = self.recurrence.network(tokens, state, context)
-        if (size := logits.data.shape[-1]) != self.vocabulary:
-            raise ValueError(f"The decoder knows {size} tokens and the likelihood {self.vocabulary}; they must agree.")
-        return at_least_float32(logits.data)[:, 1:], state
+        if (size := logits.data.shape[1] + 1) != self.vocabulary:
+            raise ValueError(f"The decoder has a vocabulary of {size}, the likelihood one of {self.vocabulary}.")
+        return at_least_float32(logits.data), state
 
     @property
     def mean(self) -> Tensor:
@@ -92,7 +92,7 @@ class TokenSequence(Distribution):
         generator: torch.Generator | None = None,
         max_length: int | None = None,
     ) -> Int64[Tensor, "*batch l"]:
-        r"""Return draws, token by token up to the end token, padded with 0 to shape (..., max_length).
+        r"""Return draws, token by token up to the end token, padded with 0: shape (..., L), or (..., max_length).
 
         A draw that has not ended by then is cut off, and has no end token.
 
@@ -102,7 +102,7 @@ class TokenSequence(Distribution):
                 less varied sequences.
             greedy: take the likeliest token at every step instead of drawing one.
             generator: source of randomness; the global one if not given.
-            max_length: in place of the likelihood's.
+            max_length: tokens of a draw, at most; L if not given.
 
         Raises:
             ValueError: if ``temperature`` is not above 0, or ``max_length`` below 1.
@@ -139,41 +139,44 @@ class TokenLikelihood(Likelihood):
 
     Args:
         vocabulary: V; tokens are 1 to V - 1, and 0 is padding.
+        length: L, tokens a sequence has at most, its end token counted.
         end: the token that ends every sequence; what stands behind it is not read.
-        max_length: tokens of a draw, at most.
 
     Raises:
-        ValueError: if the end token is no token, or draws have no length.
+        ValueError: if the end token is no token, or L is below 1.
     """
 
-    def __init__(self, vocabulary: int, end: int = 1, max_length: int = 64) -> None:
+    def __init__(self, vocabulary: int, length: int, end: int = 1) -> None:
         super().__init__()
-        if not PADDING < end < vocabulary or max_length < 1:
+        if not PADDING < end < vocabulary or length < 1:
             raise ValueError(
-                f"The end token lies in 1..{vocabulary - 1} and max_length is at least 1, not {end} and {max_length}."
+                f"The end token lies in 1..{vocabulary - 1} and the length is at least 1, not {end} and {length}."
             )
-        self.vocabulary, self.end, self.max_length = vocabulary, end, max_length
+        self.vocabulary, self.length, self.end = vocabulary, length, end
         self.channels_per_pixel = vocabulary
 
     def forward(self, output: Recurrence) -> TokenSequence:
-        """Return p(x|z,y): event shape (max_length,).
+        """Return p(x|z,y): event shape (L,).
 
         Raises:
             ValueError: if the decoder gives something else.
         """
         if not isinstance(output, Recurrence):
             raise ValueError(f"Tokens need a decoder that returns a Recurrence, not {type(output).__name__}.")
-        return TokenSequence(output, self.vocabulary, self.end, self.max_length)
+        return TokenSequence(output, self.vocabulary, self.length, self.end)
 
-    def prepare(self, x: Shaped[Tensor, "b l"], generator: torch.Generator | None = None) -> Int64[Tensor, "b l"]:
-        """Return tokens, stored as whole numbers of any size, as int64.
+    def prepare(self, x: Shaped[Tensor, "b n"], generator: torch.Generator | None = None) -> Int64[Tensor, "b l"]:
+        """Return tokens, stored as whole numbers of any size, as int64, padded to L columns.
 
         Raises:
-            ValueError: if x holds no whole numbers.
+            ValueError: if x holds no whole numbers, or more than L columns.
         """
-        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-            raise ValueError(f"Tokens are whole numbers, not {x.dtype}.")
-        return x.long()
+        is_whole = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+        if not is_whole or x.ndim != 2 or x.shape[1] > self.length:
+            raise ValueError(
+                f"Sequences are rows of at most {self.length} whole numbers, not {x.dtype} of shape {tuple(x.shape)}."
+            )
+        return F.pad(x.long(), (0, self.length - x.shape[1]), value=PADDING)
 
     def fits(self, x: Int64[Tensor, "b l"]) -> Bool[Tensor, " b"]:
         """Return which sequences end, and hold nothing but tokens until then."""

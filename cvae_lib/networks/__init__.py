@@ -21,6 +21,8 @@ from cvae_lib.networks._blocks import (
     Placement,
     check_event,
     check_latents,
+    check_whole,
+    check_widths,
     conditioned_blocks,
 )
 from cvae_lib.networks._convolutional import ConvolutionalDecoder, ConvolutionalEncoder
@@ -39,6 +41,8 @@ __all__ = [
     "Recurrence",
     "TableEncoder",
     "bounded_log_variance",
+    "check_whole",
+    "check_widths",
 ]
 
 
@@ -60,7 +64,7 @@ class MLP(nn.Module):
         dropout: probability of dropping a hidden unit while training.
 
     Raises:
-        ValueError: if ``condition_at`` or ``conditioning`` is unknown.
+        ValueError: if a width is no whole number of at least 1, or ``condition_at`` or ``conditioning`` is unknown.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_widths(hidden=hidden)
+        check_whole(in_features=in_features, out_features=out_features)
         widths = [in_features, *hidden]
         chosen = conditioned_blocks(condition_at, len(widths))
         self.slots = nn.ModuleDict()
@@ -119,7 +125,7 @@ class MLPEncoder(nn.Module):
         dropout: probability of dropping a hidden unit while training.
 
     Raises:
-        ValueError: if ``condition_at`` or ``conditioning`` is unknown.
+        ValueError: if a width is no whole number of at least 1, or ``condition_at`` or ``conditioning`` is unknown.
     """
 
     def __init__(
@@ -134,6 +140,8 @@ class MLPEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_widths(event_shape=event_shape)
+        check_whole(latent_dim=latent_dim)
         self.latent_dim, self.reads_condition = latent_dim, condition_dim > 0
         self.event_shape = tuple(event_shape)
         self.net = MLP(
@@ -241,7 +249,7 @@ class MLPDecoder(nn.Module):
         dropout: probability of dropping a hidden unit while training.
 
     Raises:
-        ValueError: if ``condition_at`` or ``conditioning`` is unknown.
+        ValueError: if a width is no whole number of at least 1, or ``condition_at`` or ``conditioning`` is unknown.
     """
 
     def __init__(
@@ -256,6 +264,8 @@ class MLPDecoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_widths(event_shape=event_shape)
+        check_whole(latent_dim=latent_dim)
         self.latent_dim, self.reads_condition = latent_dim, condition_dim > 0
         self.event_shape = tuple(event_shape)
         self.net = MLP(

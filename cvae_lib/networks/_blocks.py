@@ -7,6 +7,21 @@ from torch import Tensor
 Placement = str | Sequence[int]
 
 
+def check_whole(least: int = 1, **numbers: int) -> None:
+    """Raise ValueError if one of the named numbers is not whole, or below the least."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+
+
+def check_widths(**widths: Sequence[int]) -> None:
+    """Raise ValueError if one of the named sequences is none, or holds anything but whole numbers of at least 1."""
+    for name, value in widths.items():
+        is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
+        if not is_sequence or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in value):
+            raise ValueError(f"{name} must be whole numbers of at least 1, such as (64, 64), not {value!r}.")
+
+
 def conditioned_blocks(where: Placement, blocks: int) -> set[int]:
     """Return which of the blocks, counted from 0 at the input, the condition enters.
 

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from cvae_lib.conditioning import ConditionalBatchNorm, Conditioning, Maker, make_conditioning
 from cvae_lib.conditions import Representation
 from cvae_lib.gaussians import bounded_log_variance
-from cvae_lib.networks._blocks import Placement, check_event, check_latents, conditioned_blocks
+from cvae_lib.networks._blocks import (
+    Placement,
+    check_event,
+    check_latents,
+    check_whole,
+    check_widths,
+    conditioned_blocks,
+)
 
 
 def _group_norm(features: int) -> nn.GroupNorm:
@@ -25,6 +32,7 @@ def _group_norm(features: int) -> nn.GroupNorm:
 
 def _smallest_map(image_shape: Sequence[int], hidden: Sequence[int]) -> tuple[int, int]:
     """Return height and width of the smallest feature map."""
+    check_widths(image_shape=image_shape, hidden=hidden)
     if len(image_shape) != 3 or image_shape[1] % 4 or image_shape[2] % 4:
         raise ValueError(
             "The convolutional network halves height and width twice, so both must be divisible by 4, and "
@@ -135,7 +143,8 @@ class ConvolutionalEncoder(nn.Module):
         dropout: probability of dropping a hidden unit while training.
 
     Raises:
-        ValueError: if the images have another size, ``hidden`` is empty, or a name is unknown.
+        ValueError: if the images have another size, ``hidden`` is empty, a width is no whole number of at least 1, or
+            a name is unknown.
     """
 
     def __init__(
@@ -153,6 +162,7 @@ class ConvolutionalEncoder(nn.Module):
     ) -> None:
         super().__init__()
         height, width = _smallest_map(image_shape, hidden)
+        check_whole(latent_dim=latent_dim)
         self.latent_dim, self.reads_condition = latent_dim, condition_dim > 0
         self.event_shape = tuple(image_shape)
         rest = len(hidden) - 1
@@ -208,6 +218,7 @@ class ConvolutionalDecoder(nn.Module):
     ) -> None:
         super().__init__()
         height, width = _smallest_map(image_shape, hidden)
+        check_whole(latent_dim=latent_dim)
         self.latent_dim, self.reads_condition = latent_dim, condition_dim > 0
         self.start = (hidden[0], height, width)
         rest = len(hidden) - 1

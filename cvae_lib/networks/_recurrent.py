@@ -26,8 +26,8 @@ class Recurrence(NamedTuple):
         state: (B, H), before the first token.
         context: (B, F), read again with every token; F may be 0.
         network: a module ``(tokens, state, context) -> (logits, state)``. The tokens are packed, as torch's
-            ``pack_padded_sequence`` gives them, 0 for the start; the logits (T, V) of what follows each of the T tokens
-            are packed in the same order, and the state (B, H) is the one behind each sequence's last.
+            ``pack_padded_sequence`` gives them, 0 for the start; the logits (T, V - 1) of tokens 1 to V - 1 behind each
+            of the T tokens are packed in the same order, and the state (B, H) is the one behind each sequence's last.
     """
 
     state: Float[Tensor, "*b h"]
@@ -98,12 +98,12 @@ class NextToken(nn.Module):
 
     def __init__(self, gru: TokenGRU, hidden: int, vocabulary: int, dropout: float) -> None:
         super().__init__()
-        self.gru, self.dropout, self.readout = gru, nn.Dropout(dropout), nn.Linear(hidden, vocabulary)
+        self.gru, self.dropout, self.readout = gru, nn.Dropout(dropout), nn.Linear(hidden, vocabulary - 1)
 
     def forward(
         self, tokens: PackedSequence, state: Float[Tensor, "b h"], context: Float[Tensor, "b f"]
     ) -> tuple[PackedSequence, Float[Tensor, "b h"]]:
-        """Return the logits of what follows each token, (T, V), and the last states."""
+        """Return the logits of what follows each token, (T, V - 1), and the last states."""
         states, last = self.gru(tokens, state, context)
         return packed_like(self.readout(self.dropout(states.data)), tokens), last
 
@@ -164,7 +164,7 @@ class GRUDecoder(nn.Module):
     A language model p(x|y), the rival without z, is the same decoder with ``latent_dim=0`` and :math:`h_0 = 0`. Its ELBO
     is log p(x|y) itself, and training and evaluation take it as any other model::
 
-        CVAE(NoEncoder(), GRUDecoder(0, 192, 1000), likelihood=TokenLikelihood(1000))
+        CVAE(NoEncoder(), GRUDecoder(0, 192, 1000), likelihood=TokenLikelihood(1000, 24))
 
     Sources: Cho et al. 2014, arXiv:1406.1078; Bowman et al. 2016, arXiv:1511.06349, also for the word dropout.
 

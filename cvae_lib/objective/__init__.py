@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from cvae_lib.gaussians import gaussian_kl
-from cvae_lib.objective._given import LatentVariableModel, at_least_one, log_likelihood_of, observed, rows_like
+from cvae_lib.objective._given import (
+    LatentVariableModel,
+    at_least_one,
+    check_same_latents,
+    log_likelihood_of,
+    log_prob_of_rows,
+    observed,
+)
 from cvae_lib.objective._importance import Proposal, importance_weighted_bound, log_importance_weights
 from cvae_lib.objective._schedules import BetaSchedule, Constant, Cyclical, Linear
 
@@ -112,8 +119,9 @@ def kl_per_latent(q: Distribution, p: Distribution, z: Float[Tensor, "*k b d"] |
         (B, D) if both factorise over the latents, else (B, 1).
 
     Raises:
-        ValueError: if there is no closed form and no z.
+        ValueError: if there is no closed form and no z, or q and p are not over the same latents.
     """
+    check_same_latents(q, p)
     factorised = False
     if isinstance(q, Independent) and isinstance(p, Independent):
         factorised, q, p = True, q.base_dist, p.base_dist
@@ -159,7 +167,7 @@ def elbo_terms(
         if samples != 1 or mask is not None:
             raise ValueError("A wrapped model gives one z and no mask; pass the model inside it.")
         q, p, z, likelihood = model(x, y)
-        return Terms(rows_like(likelihood.log_prob(x), x), kl_per_latent(q, p, z))
+        return Terms(log_prob_of_rows(likelihood, x, z.shape[:-1]), kl_per_latent(q, p, z))
     x = observed(x, mask)
     q = model.posterior(x, y)
     z = q.rsample() if samples == 1 else q.rsample(torch.Size((samples,)))  # (B, D) or (K, B, D)

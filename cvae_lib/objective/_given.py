@@ -25,23 +25,43 @@ class LatentVariableModel(Protocol):
 
 def log_likelihood_of(model: LatentVariableModel, z: Tensor, x: Tensor, y: Any, mask: Tensor | None) -> Tensor:
     """Return log p(x|z,y), of the observed entries where there is a mask, batch shape that of z without D."""
-    whole = model.likelihood(z, y)
-    value: Tensor = (whole if mask is None else masked(whole, mask)).log_prob(x)  # type: ignore[arg-type]
-    return rows_like(value, x)
+    return log_prob_of_rows(model.likelihood(z, y), x, z.shape[:-1], mask)
 
 
-def rows_like(value: Tensor, x: Tensor) -> Tensor:
-    """Return a log-likelihood, or say that it is not one number for each example.
+def log_prob_of_rows(whole: Distribution, x: Tensor, rows: torch.Size, mask: Tensor | None = None) -> Tensor:
+    """Return log p(x|z,y), of the observed entries where there is a mask, one number for each z.
+
+    Args:
+        whole: p(x|z,y).
+        x: (B, *event).
+        rows: the shape of z without D, (B,) or (K, B).
+        mask: true where x is observed.
 
     Raises:
         ValueError: if the likelihood's event is not one whole x.
     """
-    if value.shape[-1:] != x.shape[:1] or value.ndim > 2:
+    event = getattr(whole, "event_shape", x.shape[1:])
+    if event != x.shape[1:]:  # torch would stretch one over the other
         raise ValueError(
-            f"log p(x|z,y) has shape {tuple(value.shape)} where one number for each of {len(x)} examples is due; the "
+            f"The event of p(x|z,y) has shape {tuple(event)} and one x {tuple(x.shape[1:])}; the likelihood's event "
+            "must be one whole x, as torch's Independent makes it."
+        )
+    value: Tensor = (whole if mask is None else masked(whole, mask)).log_prob(x)  # type: ignore[arg-type]
+    if value.shape != rows:
+        raise ValueError(
+            f"log p(x|z,y) has shape {tuple(value.shape)} where one number for each z is due, {tuple(rows)}; the "
             "likelihood's event must be one whole x, as torch's Independent makes it."
         )
     return value
+
+
+def check_same_latents(q: Distribution, p: Distribution) -> None:
+    """Raise ValueError if q(z|x,y) and p(z|y) are not over the same latents; torch would stretch one over the other."""
+    if q.event_shape != p.event_shape:
+        raise ValueError(
+            f"The encoder's q(z|x,y) and the prior p(z|y) are over latents of shapes {tuple(q.event_shape)} and "
+            f"{tuple(p.event_shape)}; they must be the same."
+        )
 
 
 def observed(x: Tensor, mask: Tensor | None) -> Tensor:

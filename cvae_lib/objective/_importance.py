@@ -9,7 +9,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import Distribution
 
-from cvae_lib.objective._given import LatentVariableModel, at_least_one, log_likelihood_of, observed
+from cvae_lib.objective._given import (
+    LatentVariableModel,
+    at_least_one,
+    check_same_latents,
+    log_likelihood_of,
+    observed,
+)
 
 Proposal = Literal["posterior", "prior"]
 
@@ -101,7 +107,9 @@ def _weights_and_draws(
     q = model.posterior(x, y)
     z = q.rsample(torch.Size((samples,)))
     density = _detached(q) if path_only else q
-    log_joint = log_likelihood_of(model, z, x, y, mask) + model.prior(y, batch=len(x)).log_prob(z)
+    p = model.prior(y, batch=len(x))
+    check_same_latents(q, p)
+    log_joint = log_likelihood_of(model, z, x, y, mask) + p.log_prob(z)
     return log_joint - density.log_prob(z), z
 
 

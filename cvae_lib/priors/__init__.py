@@ -15,7 +15,8 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from cvae_lib.conditions import Representation, Tokens, as_vector, without_padding
 from cvae_lib.environment import seeded
-from cvae_lib.gaussians import bounded_log_variance, diagonal_gaussian
+from cvae_lib.gaussians import at_least_float32, bounded_log_variance, diagonal_gaussian
+from cvae_lib.networks import check_whole
 
 
 class StandardNormal(nn.Module):
@@ -24,7 +25,10 @@ class StandardNormal(nn.Module):
     Source: Kingma and Welling 2013, arXiv:1312.6114.
 
     Args:
-        latent_dim: D.
+        latent_dim: D; 0 for a model without z.
+
+    Raises:
+        ValueError: if D is no whole number of at least 0.
     """
 
     zero: Tensor
@@ -32,6 +36,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+        check_whole(latent_dim=latent_dim, least=0)
         self.latent_dim = latent_dim
         # Buffers, so that the distribution follows the model's device and dtype; never stored, they have no content.
         self.register_buffer("zero", torch.zeros(()), persistent=False)
@@ -40,7 +45,8 @@ class StandardNormal(nn.Module):
     def forward(self, c: Representation | None, batch: int) -> Independent:
         """Return p(z|y) for a batch: event shape (D,), batch shape (B,)."""
         shape = batch, self.latent_dim
-        unit = Normal(self.zero.expand(shape), self.one.expand(shape), validate_args=False)
+        mean, scale = (at_least_float32(number).expand(shape) for number in (self.zero, self.one))
+        unit = Normal(mean, scale, validate_args=False)
         return Independent(unit, 1, validate_args=False)
 
 
@@ -82,10 +88,14 @@ class ConditionalGaussian(nn.Module):
         latent_dim: D.
         condition_dim: width C of the condition; 0 for a model without one.
         hidden: width of the hidden layer.
+
+    Raises:
+        ValueError: if D or the width is below 1.
     """
 
     def __init__(self, latent_dim: int, condition_dim: int = 0, hidden: int = 64) -> None:
         super().__init__()
+        check_whole(latent_dim=latent_dim, hidden=hidden)
         self.head = _Head(condition_dim, hidden, torch.zeros(2 * latent_dim))
 
     def forward(self, c: Representation | None, batch: int) -> Independent:
@@ -100,7 +110,7 @@ class ConditionalGaussian(nn.Module):
 
 def _mixture(logits: Tensor, mean: Tensor, log_variance: Tensor) -> MixtureSameFamily:
     """Return the mixture of M Gaussians: logits (B, M), mean and log-variance (B, M, D)."""
-    weights = Categorical(logits=logits, validate_args=False)
+    weights = Categorical(logits=at_least_float32(logits), validate_args=False)
     return MixtureSameFamily(weights, diagonal_gaussian(mean, log_variance), validate_args=False)
 
 
@@ -118,7 +128,7 @@ class ConditionalMixture(nn.Module):
         hidden: width of the hidden layer.
 
     Raises:
-        ValueError: if there is not at least one component.
+        ValueError: if there is not at least one component, or D or the width is below 1.
     """
 
     SPREAD = 0.25  # the share of the starting variance that lies between the components
@@ -127,6 +137,7 @@ class ConditionalMixture(nn.Module):
         super().__init__()
         if components < 1:
             raise ValueError(f"A mixture needs at least 1 component, not {components}.")
+        check_whole(latent_dim=latent_dim, hidden=hidden)
         self.components, self.latent_dim = components, latent_dim
         mean = math.sqrt(self.SPREAD) * torch.randn(components, latent_dim)
         start = torch.stack([mean, torch.full_like(mean, math.log(1 - self.SPREAD))])  # (2, M, D)
@@ -244,7 +255,7 @@ def tempered_sample(
         raise ValueError(f"A temperature scales Gaussians, and this prior gives a {type(p).__name__}; leave it at 1.")
     else:
         return _own_sample(p, generator)
-    noise = torch.randn(mean.shape, generator=generator, device=device or mean.device).to(mean.device)
+    noise = torch.randn(mean.shape, generator=generator, device=device or mean.device, dtype=mean.dtype).to(mean.device)
     sample: Tensor = mean + temperature * scale * noise
     return sample
 
@@ -259,5 +270,16 @@ def _own_sample(p: Distribution, generator: torch.Generator | None) -> Float[Ten
     if generator is None:
         return p.sample()
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    with seeded(seed, torch.device("cpu") if generator.device.type == "cpu" else generator.device):
+    with seeded(seed, _device_of(p) or generator.device):
         return p.sample()
+
+
+def _device_of(p: Distribution) -> torch.device | None:
+    """Return where a distribution draws: the device of the first tensor that it, or one it is made of, holds."""
+    for value in vars(p).values():
+        found = value.device if isinstance(value, Tensor) else None
+        if isinstance(value, Distribution):
+            found = _device_of(value)
+        if found is not None:
+            return found
+    return None

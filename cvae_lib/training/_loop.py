@@ -80,7 +80,8 @@ def fit(
         model: a CVAE, or any module with the three distributions of
             :class:`cvae_lib.objective.LatentVariableModel`.
         data: training examples: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader`` that gives (x, y).
-            Tensors and image sets are kept on the device as a whole; the others are read as they come.
+            Tensors and image sets are kept on the device as a whole; the others are read as they come. Under torchrun an
+            ``IterableDataset`` has to give each process (``RANK`` of ``WORLD_SIZE``) a share of its own, equally long.
         y: what the model is told in place of the data's own y: a tensor of shape (n, ...), or a tuple or dictionary of
             such, one row per example, NaN only where the condition takes it for "not known"; or a function of the
             :class:`~cvae_lib.data.Batch`, drawing from torch's global random stream.
@@ -149,6 +150,7 @@ def fit(
     with (
         process_group(device) as processes,
         seeded(seed, processes.device, processes.rank) as generator,
+        autocast(processes.device, "float32"),  # the caller's own, if there is one, would round the backward pass
         out_of_memory_named(processes.device, getattr(data, "batch_size", None) or batch_size),
     ):
         model.to(processes.device)

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cvae_lib.conditioning import CrossAttention, FiLM
 from cvae_lib.course.checks._generic import GENERIC
 from cvae_lib.course.checks._given import drawn
 from cvae_lib.course.checks._probe import Mistakes, Probe, Trial
 from cvae_lib.course.checks._registry import exercise
 from cvae_lib.course.checks._verdict import shown
-from cvae_lib.conditioning import CrossAttention, FiLM
 
 TITLE = "04 · Where does y go?"
 

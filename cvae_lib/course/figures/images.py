@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cvae_lib.course.figures.picture import Picture, new_figure
 
-
 STRAY = 0.5  # how far pixels may leave [0, 1] and be cut off there: draws of a Gaussian do, bytes go further
 
 

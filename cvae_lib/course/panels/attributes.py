@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cvae_lib.conditions import AttributeCondition, CompositeCondition, EmbeddingCondition, LabelCondition
-from cvae_lib.model import CVAE
 from cvae_lib.course.figures import Picture, digit_grid, titled_sheets
-from cvae_lib.priors import tempered_sample
 from cvae_lib.course.panels.panel import Choice, Control, Count, Panel, Slider
 from cvae_lib.course.panels.styles import decoder_reads_condition
+from cvae_lib.model import CVAE
+from cvae_lib.priors import tempered_sample
 
 Ruler = Callable[[Tensor], Any]  # from images to something that has each attribute under its name
 REACH = 2.0  # standard deviations of the training data to either side, where no limits are given

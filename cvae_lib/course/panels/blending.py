@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cvae_lib.model import CVAE
 from cvae_lib.course.figures import Picture, digit_grid, titled_sheets
 from cvae_lib.course.panels.panel import Choice, Control, Count, Panel, Slider
 from cvae_lib.course.panels.styles import drawn_latents, label_count
+from cvae_lib.model import CVAE
 
 
 @torch.no_grad()

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cvae_lib.conditions import CaptionCondition
-from cvae_lib.model import CVAE
 from cvae_lib.course.figures import Picture, digit_grid, titled_sheets
-from cvae_lib.priors import tempered_sample
 from cvae_lib.course.panels.panel import Control, Count, Panel, Text
 from cvae_lib.course.panels.styles import decoder_reads_condition
+from cvae_lib.model import CVAE
+from cvae_lib.priors import tempered_sample
 
 
 def _reader(model: CVAE) -> CaptionCondition:

@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cvae_lib.conditions import Observed, ObservedCondition
-from cvae_lib.model import CVAE
 from cvae_lib.course.figures import Picture, digit_grid, titled_sheets
-from cvae_lib.priors import tempered_sample
 from cvae_lib.course.panels.panel import Choice, Control, Count, Panel, Slider
+from cvae_lib.model import CVAE
+from cvae_lib.priors import tempered_sample
 
 PAPER = 0.3  # how grey a pixel is shown that is not observed
 SEEN = ("pixels here and there", "from the left", "from the bottom", "all but a window")

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cvae_lib.environment import seeded
 from cvae_lib.course.figures import Fan, Picture, fan_and_end, fans
 from cvae_lib.course.panels.panel import Choice, Control, Panel, Slider
+from cvae_lib.environment import seeded
 
 # From windows (N, W) and their masks, true where a value is known, to draws of the futures (M, N, T).
 Forecast = Callable[[Tensor, Tensor], Tensor]

@@ -169,6 +169,12 @@ class Panel:
         still: what is shown without a kernel: on GitHub, in print, without ipywidgets. Its alt text should say what
             moving would show.
 
+    Attributes:
+        inputs: name -> the ipywidget of the control, once the panel is live.
+        picture: the ipywidget that shows the picture, and
+        message: the one that shows an error as a sentence; None before the panel is live.
+        error: what the last setting raised; None if it could be drawn.
+
     Raises:
         Exception: whatever ``draw`` raises at the values the controls start with. Later errors are shown in the panel.
     """
@@ -177,7 +183,9 @@ class Panel:
         self.draw, self.controls, self.still = draw, dict(controls), still
         self.first = draw(**self.start())
         self.error: Exception | None = None
-        self._inputs: dict[str, Any] = {}
+        self.inputs: dict[str, Any] = {}
+        self.picture: Any = None
+        self.message: Any = None
         self._box: Any = None
 
     def start(self) -> dict[str, Any]:
@@ -198,21 +206,21 @@ class Panel:
         import ipywidgets
 
         layout = ipywidgets.Layout(width="auto", max_width="100%")
-        self._inputs = {name: control.widget(layout) for name, control in self.controls.items()}
+        self.inputs = {name: control.widget(layout) for name, control in self.controls.items()}
         room = f"{0.5 * max(len(control.label) for control in self.controls.values()) + 1:.0f}em"
-        for widget in self._inputs.values():
+        for widget in self.inputs.values():
             if widget.has_trait("tooltip"):
                 widget.tooltip = widget.description
             if hasattr(widget.style, "description_width"):
                 widget.style.description_width = room  # the same for all, so that the sliders are equally long
-        self._picture = ipywidgets.HTML(_image(self.first))
-        self._message = ipywidgets.HTML()
-        for control in self._inputs.values():
+        self.picture = ipywidgets.HTML(_image(self.first))
+        self.message = ipywidgets.HTML()
+        for control in self.inputs.values():
             control.observe(self.refresh, names="value")
         left = ipywidgets.VBox(
-            list(self._inputs.values()), layout=ipywidgets.Layout(width="24em", max_width="100%", margin="0 1em 0 0")
+            list(self.inputs.values()), layout=ipywidgets.Layout(width="24em", max_width="100%", margin="0 1em 0 0")
         )
-        right = ipywidgets.VBox([self._picture, self._message], layout=ipywidgets.Layout(max_width="100%"))
+        right = ipywidgets.VBox([self.picture, self.message], layout=ipywidgets.Layout(max_width="100%"))
         # Wraps on a narrow page, so that the picture moves below the controls instead of out of sight.
         wrapping = ipywidgets.Layout(display="flex", flex_flow="row wrap", align_items="center")
         box = ipywidgets.Box([left, right], layout=wrapping)
@@ -221,16 +229,16 @@ class Panel:
 
     def refresh(self, change: object = None) -> None:
         """Draw the picture again; an error is kept in ``error`` and shown as a sentence, and the picture stays."""
-        values = {name: widget.value for name, widget in self._inputs.items()}
+        values = {name: widget.value for name, widget in self.inputs.items()}
         try:
             picture = self.draw(**values)
         except Exception as error:  # whatever it is, the reader should see it in the panel and not in a log
             self.error = error
-            self._message.value = _alert(error)
+            self.message.value = _alert(error)
         else:
             self.error = None
-            self._message.value = ""
-            self._picture.value = _image(picture)
+            self.message.value = ""
+            self.picture.value = _image(picture)
 
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
