@@ -161,6 +161,10 @@ def build(config: CVAEConfig, condition: Condition | None = None) -> Parts:
         condition = _condition(config)
     if config.condition_to not in ("both", "encoder", "decoder"):
         raise ValueError(f"condition_to is 'both', 'encoder' or 'decoder', not {config.condition_to!r}.")
+    if config.prior == "vamp" and config.likelihood == "real":
+        raise ValueError(
+            "A VampPrior's pseudo-images lie in (0, 1), and x of the real likelihood anywhere; take another."
+        )
     likelihood = _likelihood(config)
     networks: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
         "mlp": (MLPEncoder, MLPDecoder),

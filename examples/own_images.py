@@ -40,8 +40,8 @@ def main() -> None:
     )
     model = CVAE.from_config(config)
     loader = DataLoader(training, batch_size=64, shuffle=True, num_workers=given.workers)
-    fit(model, loader, epochs=given.epochs, validation=validation, patience=5)
-    save_checkpoint(given.output / "model", model)
+    history = fit(model, loader, epochs=given.epochs, validation=validation, patience=5)
+    save_checkpoint(given.output / "model", model, history)
 
     y = torch.arange(len(pictures.classes)).repeat_interleave(8)  # eight of each
     save_image(model.draw(y, temperature=0.8), given.output / "drawn.png", nrow=8)

@@ -8,7 +8,6 @@ from types import ModuleType
 
 import collapse
 import cures
-import cures
 import forecasters
 import masked
 import pytest
@@ -298,7 +297,7 @@ def test_chapter_07s_symptoms_are_the_librarys():
         model.decoder.net.layers[0].weight *= 4
     found = symptoms(model, images, images.labels, torch.arange(60).roll(1))
     x = images.pixels(mode="stochastic", generator=torch.Generator().manual_seed(0))
-    assert found["KL, nats"] == pytest.approx(float(elbo_terms(model, x, images.labels).rate.mean()), rel=1e-4)
+    assert found["KL, nats"] == pytest.approx(elbo_terms(model, x, images.labels).rate.mean().item(), rel=1e-4)
     count = evaluation.active_units(model, images).count
     assert found["active latents"] == count and 0 < count < 5
     assert found["lost with another z, nats"] > 0

@@ -132,6 +132,7 @@ def test_the_count_names_what_is_not_met_as_it_should_be(monkeypatch, capsys):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 def test_answers_are_also_tried_on_the_graphics_card_where_the_notebook_uses_it():
     torch.zeros(1, device="cuda")
+    rate = RIGHT["1.3"][0][1][0]
     for number in ("1.2", "1.3", "1.4", "2.2", "2.3", "2.4", "3.2", "3.4", "3.5"):
         for how, answer in RIGHT[number]:
             assert examined(number, *answer).status == "passed", (number, how)

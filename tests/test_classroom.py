@@ -96,7 +96,7 @@ def sabotaged(cells, answers):
     edited.metadata["nbgrader"] |= {"points": 50, "grade": False, "locked": False}
     cells[place(cells, "check-2-5")].metadata["tags"] = ["skip-execution"]
     fool = (
-        "import os\nfrom cvae_lib import checks\nos.environ['COURSE_STRICT'] = '0'\n"
+        "import os\nfrom cvae_lib.course import checks\nos.environ['COURSE_STRICT'] = '0'\n"
         "checks.grade = checks.check = check = lambda *a, **b: None\n"
         "checks.examined = checks._registry.examined = lambda *a, **b: checks.Verdict('', '', 'passed')"
     )

@@ -1,28 +1,61 @@
-"""A compiled step is one graph, whatever the model, and computes what the plain one does."""
+"""A compiled run computes what the plain one does, and is not compiled anew from step to step."""
 
-import subprocess
-import sys
-from pathlib import Path
+import functools
+from typing import Any
 
 import pytest
 import torch
-from one_graph import WAYS
+from bars import bars, small
+from torch._dynamo.testing import CompileCounter
 from torch.distributions import Normal, kl_divergence
 
-from cvae_lib import data
-from cvae_lib.model import CVAE, CVAEConfig
-from cvae_lib.objective import elbo_terms
+from cvae_lib import environment
 from cvae_lib.gaussians import gaussian_kl
 from cvae_lib.training import fit
 
-ROOT = Path(__file__).parents[1]
+USUAL: dict[str, Any] = {"epochs": 3, "batch_size": 64, "precision": "float32", "device": "cpu", "learning_rate": 0.01}
 
 
-def test_a_compiled_step_is_one_graph_and_computes_the_same():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "one_graph.py")], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    assert dict(line.split(": ", 1) for line in done.stdout.splitlines()) == dict.fromkeys(WAYS, "same")
+@pytest.fixture(autouse=True)
+def counter(monkeypatch: pytest.MonkeyPatch, full_profile: None, as_users_call: None) -> CompileCounter:
+    """Go through the tracer alone, without the C++ compiler, which takes half a minute; count what it compiles."""
+    environment.settings.progress = False
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    return counter
+
+
+@pytest.mark.parametrize(
+    "changes, settings",
+    [
+        ({"conditioning": "film", "prior": "gaussian", "likelihood": "gaussian"}, {"clip": 1.0, "ema": 0.9}),
+        ({"prior": "mixture", "dropout": 0.1}, {"beta": 0.5}),
+    ],
+    ids=["film", "mixture"],
+)
+def test_compiled_training_computes_the_same(changes, settings, counter):
+    data, held = bars(256), bars(40)
+    history = fit(expected := small(**changes), data, validation=held, **USUAL, **settings)
+    assert counter.frame_count == 0
+    compiled = fit(model := small(**changes), data, validation=held, compile=True, **USUAL, **settings)
+    assert counter.frame_count > 0
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert compiled.loss == pytest.approx(history.loss, rel=1e-4)
+    assert compiled.validation == pytest.approx(history.validation, rel=1e-4)
+
+
+def test_a_beta_that_moves_is_not_compiled_in_anew_each_step(counter):
+    """With the number itself in the graph, twelve steps would be twelve graphs."""
+    fit(small(), bars(), compile=True, **{**USUAL, "epochs": 1, "beta": 0.5})
+    once = counter.frame_count
+    settings = {**USUAL, "beta": lambda step: min(1.0, step / 8)}
+    fit(expected := small(), bars(), **settings)
+    fit(model := small(), bars(), compile=True, **settings)
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert 0 < once <= counter.frame_count <= 2 * once, "below 1 and at 1, each once"
 
 
 def test_the_kl_of_gaussians_is_torchs_to_the_last_bit():
@@ -34,43 +67,3 @@ def test_the_kl_of_gaussians_is_torchs_to_the_last_bit():
         found.append([kl, *torch.autograd.grad(kl.sum(), inputs)])
     for ours, theirs in zip(*found, strict=True):
         assert torch.equal(ours, theirs)
-
-
-def state():
-    return (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
-    )
-
-
-@pytest.mark.parametrize("how", [False, True])
-@pytest.mark.parametrize("before", [(False, False, True), (True, True, False), (True, False, True)])
-def test_a_compiled_step_adds_up_in_one_order_and_leaves_torch_as_it_was(monkeypatch, how, before):
-    # Threads would add the gradient of an embedding up as they come by, and a resumed run would have other bits.
-    monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
-    seen, first = [], state()
-
-    def objective(model, x, y):
-        seen.append(state())
-        if len(seen) == 3:
-            raise RuntimeError("a mistake in an objective")
-        return elbo_terms(model, x, y)
-
-    try:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = before[2]
-        with pytest.raises(RuntimeError, match="a mistake in an objective"):
-            fit(
-                CVAE(CVAEConfig(hidden=(8,))),
-                data.strokes(count=60),
-                objective=objective,
-                compile=how,
-                device="cpu",
-                steps=4,
-            )
-        assert state() == before
-    finally:
-        torch.use_deterministic_algorithms(first[0], warn_only=first[1])
-        torch.utils.deterministic.fill_uninitialized_memory = first[2]
-    assert seen == [(True, before[1] if before[0] else True, before[0] and before[2]) if how else before] * 3

@@ -296,9 +296,15 @@ def test_a_decoder_that_breaks_its_contract_is_named(decoder, sentence, as_users
     "prior, sentence",
     [
         (lambda c, batch: torch.zeros(batch, D), "must return a torch Distribution, not Tensor"),
-        (lambda c, batch: Normal(torch.zeros(batch, D), 1.0), r"batch shape \(6,\) and event shape \(D,\).* not \(6, 2\)"),
+        (
+            lambda c, batch: Normal(torch.zeros(batch, D), 1.0),
+            r"batch shape \(6,\) and event shape \(D,\).* not \(6, 2\)",
+        ),
         (lambda c, batch: Independent(Normal(torch.zeros(D), 1.0), 1), r"not \(\) and \(2,\)"),
-        (lambda c, batch: Independent(Normal(torch.zeros(batch, 1), 1.0), 1), r"\(2,\) and \(1,\); they must be the same"),
+        (
+            lambda c, batch: Independent(Normal(torch.zeros(batch, 1), 1.0), 1),
+            r"\(2,\) and \(1,\); they must be the same",
+        ),
     ],
 )
 def test_a_prior_that_breaks_its_contract_is_named(prior, sentence, as_users_call):
@@ -311,8 +317,14 @@ def test_a_prior_that_breaks_its_contract_is_named(prior, sentence, as_users_cal
     "likelihood, sentence",
     [
         (lambda out: out[0], "must return a torch Distribution over x, not Tensor"),
-        (lambda out: Normal(out[0], 1.0), r"of batch shape \(.*6,?\), that of z.*one whole x.* not of batch shape \(.*6, 5\)"),
-        (lambda out: Independent(Normal(out[0], 1.0), 2), r"of batch shape \(.*6,?\), that of z.* not of batch shape \((1,)?\)"),
+        (
+            lambda out: Normal(out[0], 1.0),
+            r"of batch shape \(.*6,?\), that of z.*one whole x.* not of batch shape \(.*6, 5\)",
+        ),
+        (
+            lambda out: Independent(Normal(out[0], 1.0), 2),
+            r"of batch shape \(.*6,?\), that of z.* not of batch shape \((1,)?\)",
+        ),
         (lambda out: Independent(Normal(out[0][..., :1], 1.0), 1), r"event .* \(1,\) and one x \(5,\)"),
     ],
 )

@@ -355,6 +355,25 @@ def test_conditions_are_made_by_name():
         CVAE(CVAEConfig(condition="label+colour", **settings))
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 2), (4, 2, 3)], ids=str)
+def test_a_y_of_ones_own_that_is_not_finite_is_named_by_its_row(shape):
+    class Own(Condition):
+        dim = 1
+
+    y = torch.zeros(shape)
+    Own().check(y)
+    y[2] = math.nan
+    with pytest.raises(ValueError, match="not finite in row 2"):
+        Own().check(y)
+    Own.allows_nan = True
+    Own().check(y)
+
+
+def test_only_images_can_be_observed_in_part():
+    with pytest.raises(ValueError, match=r"an image \(channels, H, W\), not \(24,\)"):
+        ObservedCondition((24,))
+
+
 def test_a_condition_without_its_methods_says_so():
     with pytest.raises(NotImplementedError, match="forward"):
         Condition()(LABELS)

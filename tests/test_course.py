@@ -133,6 +133,11 @@ def test_a_device_that_is_not_there_is_a_line_of_the_report(monkeypatch):
 NOBODY = "import os, pwd\nos.environ.pop('HOME', None)\nos.getuid = lambda: 987654321\n"
 
 
+def test_a_data_folder_in_a_home_that_is_not_there_is_a_line_of_the_report():
+    said = script(NOBODY + "from cvae_lib import course\nprint(course.report())", CVAE_DATA="~/digits")
+    assert "!!  MNIST" in said and "set CVAE_DATA to a full path" in said
+
+
 @pytest.mark.parametrize("terminal", ["utf-8", "ascii"])
 def test_the_report_needs_no_home_and_no_more_than_ascii(terminal, tmp_path):
     code = NOBODY + "from cvae_lib import course\nprint(course.report())"

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,12 @@ FLOORS = [
     "course.checks",
 ]
 TOP = {"__init__", "__main__"}  # the package's own name, and the command that stands on every room of the library
-LONGER: dict[str, str] = {}  # files of more than 300 lines, each with the reason why it is one
+# Files of more than 300 lines, each with the reason why.
+LONGER = {
+    "cvae_lib/training/_loop.py": "the loop is to be read in one piece, and a third of it is the docstring of fit",
+    "cvae_lib/model.py": "one class, and half of it says what its five parts have to keep to",
+    "cvae_lib/data/_imageset.py": "the set, its batches and how grey levels become pixels, mostly docstrings",
+}
 
 LIBRARY = sorted((ROOT / "cvae_lib").rglob("*.py"))
 ROOMS = ("notebooks", "exercises", "solutions")
@@ -126,7 +132,21 @@ def test_what_counts_as_an_import(line: str, rooms: set[str], tmp_path: Path) ->
 @pytest.mark.parametrize("path", [*LIBRARY, *sorted((ROOT / "authoring").glob("*.py"))], ids=name)
 def test_no_file_is_longer_than_300_lines(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert (lines > 300) == (name(path) in LONGER), f"{lines} lines"
+    assert lines <= 300 or name(path) in LONGER, f"{lines} lines"
+    assert lines > 300 or name(path) not in LONGER, "short enough by now: take it out of LONGER"
+
+
+def test_every_file_of_the_library_is_installed_with_it() -> None:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    patterns = table["package-data"]["cvae_lib"]
+    folder = ROOT / "cvae_lib"
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    others = [path for path in files if path.suffix != ".py"]
+    assert any(path.parts[:2] == ("course", "records") for path in others)
+    assert [path for path in others if not any(path.match(pattern) for pattern in patterns)] == []
+    assert table["packages"]["find"]["include"] == ["cvae_lib*"]
+    packages = {folder / path.parent for path in files if path.suffix == ".py"}  # found by their __init__.py
+    assert [package for package in packages if not (package / "__init__.py").exists()] == []
 
 
 def test_importing_the_library_does_not_load_pictures_or_notebooks() -> None:

@@ -9,15 +9,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from bars import bars, small
+from torch.utils.data import DataLoader, TensorDataset
 
 from cvae_lib.conditions import Observed
+from cvae_lib.course.panels import completed, observed_part
 from cvae_lib.data import binarise
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.objective import elbo_terms, importance_weighted_bound
-from cvae_lib.training import seeded
-from cvae_lib.course.panels import completed, observed_part
+from cvae_lib.training import fit, seeded
 
 B = 5
+CONVOLUTIONAL = {"network": "convolutional", "hidden": (4, 8)}
 SETTINGS = {
     "vae": {"num_classes": 0},
     "label": {},
@@ -26,8 +29,8 @@ SETTINGS = {
     "several": {"condition": "label+attributes", "attributes": ("a", "b"), "conditioning": "film"},
     "caption": {"condition": "caption", "words": ("big", "two"), "caption_length": 3, "conditioning": "attention"},
     "observed": {"condition": "observed"},
-    "convolutional": {"network": "convolutional", "hidden": (4, 8), "conditioning": "batchnorm", "condition_at": "every"},
-    "image": {"network": "convolutional", "hidden": (4, 8), "condition": "observed", "conditioning": "attention"},
+    "convolutional": {**CONVOLUTIONAL, "conditioning": "batchnorm", "condition_at": "every"},
+    "image": {**CONVOLUTIONAL, "condition": "observed", "conditioning": "attention"},
     "gaussian prior": {"prior": "gaussian"},
     "mixture": {"prior": "mixture"},
     "pseudo-images": {"prior": "vamp", "num_classes": 0},
@@ -103,6 +106,21 @@ def test_an_image_is_completed_wherever_it_and_its_mask_are(on_gpu):
     with torch.device("cpu"):
         image, mask = torch.zeros(1, 28, 28), observed_part("from the left", 0.3, (28, 28))
         assert completed(net, image, mask, 2).device.type == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+@pytest.mark.usefixtures("full_profile")
+@pytest.mark.parametrize("form", ["images", "tensors", "data set", "loader"])
+def test_training_on_a_gpu_takes_data_from_anywhere_and_goes_on_from_a_checkpoint(form, tmp_path):
+    images = bars(200)
+    tensors = TensorDataset(images.images, images.labels)
+    forms = {"images": images, "tensors": tensors.tensors, "data set": tensors, "loader": DataLoader(tensors, 64)}
+    settings = {"batch_size": 64, "device": "cuda", "schedule": "constant", "ema": 0.9, "validation": bars(40)}
+    fit(small(), forms[form], epochs=2, checkpoint=tmp_path, **settings)
+    model = small()
+    history = fit(model, forms[form], epochs=4, checkpoint=tmp_path, resume=True, **settings)
+    assert history.steps == [4, 8, 12, 16] and history.loss[-1] < history.loss[0]
+    assert model.draw([1, 2]).device.type == "cuda"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")

@@ -142,8 +142,14 @@ def test_pseudo_images_can_start_from_real_ones():
     module, images = VampPrior(encode, (1, 3, 2), components=5), X.float()
     module.start_from(images)
     assert (module.pseudo_images - images).abs().max() < 0.021
+    module.start_from((255 * images).byte())  # as they are stored
+    assert (module.pseudo_images - images).abs().max() < 0.021
     with pytest.raises(ValueError, match=r"\(5, 1, 3, 2\), not \(2, 1, 3, 2\)"):
         module.start_from(images[:2])
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], but run from 0 to 255"):
+        module.start_from(255 * images)
+    with pytest.raises(ValueError, match="choose another|take another"):
+        model("vamp", likelihood="real")
 
 
 # --- KL: closed form, quadrature, sampled -----------------------------------------------------------------------

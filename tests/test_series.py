@@ -8,8 +8,8 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from cvae_lib import data, evaluation
-from cvae_lib.datasets import series
 from cvae_lib.conditions import Observed, ObservedCondition
+from cvae_lib.datasets import series
 from cvae_lib.model import CVAE, CVAEConfig
 from cvae_lib.training import fit
 

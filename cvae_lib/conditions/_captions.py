@@ -72,7 +72,7 @@ class Vocabulary:
         """
         if isinstance(texts, str):
             raise ValueError("Pass a list of captions, one per example, not a single string.")
-        ids = torch.full((len(texts), self.length), PADDING)
+        ids = torch.full((len(texts), self.length), PADDING, device="cpu")
         for row, text in enumerate(texts):
             words = split(text)
             if len(words) > self.length:

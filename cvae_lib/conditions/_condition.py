@@ -114,7 +114,7 @@ class Condition(nn.Module):
             return
         for values in tensors_in(y):
             if values.is_floating_point() and not torch.isfinite(values).all():
-                row = int((~torch.isfinite(values.flatten(1))).any(1).nonzero()[0])
+                row = int((~torch.isfinite(values.reshape(len(values), -1))).any(1).nonzero()[0])
                 raise ValueError(
                     f"y is not finite in row {row}, so the data are at fault; repair or leave out that row."
                 )

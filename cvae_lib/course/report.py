@@ -73,13 +73,17 @@ def _device() -> Finding:
     return Finding("device", f"{name}, {speed}")
 
 
-def _data(root: Path) -> Finding:
+def _data(folder: str | Path | None) -> Finding:
+    try:
+        root = data_root(folder)
+    except ValueError as error:
+        return Finding("MNIST", "not on disk", str(error))
     raw = root / "MNIST" / "raw"
     stems = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     # os.path's answers are False where looking is forbidden, those of pathlib an exception.
     if all(any(os.path.isfile(raw / f"{stem}{end}") for end in ("", ".gz")) for stem in stems):
         return Finding("MNIST", "found on disk")
-    there = next((folder for folder in (root, *root.parents) if os.path.exists(folder)), root)
+    there = next((place for place in (root, *root.parents) if os.path.exists(place)), root)
     if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
         advice = "Name a folder that can be written in CVAE_DATA; until then the built-in strokes stand in."
         return Finding("MNIST", "not on disk, and its folder cannot be written", advice)
@@ -108,7 +112,7 @@ def report(root: str | Path | None = None) -> Report:
             Finding("torch", torch.__version__),
             _device(),
             Finding("cores", f"{cores}, of which torch uses {torch.get_num_threads()}"),
-            _data(data_root(root)),
+            _data(root),
             _widgets(),
             Finding("profile", profile()),
         )

@@ -26,7 +26,16 @@ from cvae_lib.data._examples import (
     tensors_in,
     unpacked,
 )
-from cvae_lib.data._imageset import Batch, Batches, ImageSet, PixelMode, as_pixels, binarise, check_split
+from cvae_lib.data._imageset import (
+    Batch,
+    Batches,
+    ImageSet,
+    PixelMode,
+    as_pixels,
+    binarise,
+    check_split,
+    check_unit_interval,
+)
 from cvae_lib.data._loading import Minibatches, fingerprint
 from cvae_lib.data._series import Weekly, co2, simulated_weekly, sliding, weekly
 from cvae_lib.data._table import Table
@@ -55,6 +64,7 @@ __all__ = [
     "as_source",
     "binarise",
     "celeba",
+    "check_unit_interval",
     "co2",
     "digits",
     "faces",

@@ -32,7 +32,7 @@ class Column:
 
     name: str
     kind: ColumnKind
-    categories: tuple[Any, ...] = ()
+    categories: Sequence[Any] = ()
     mean: float = 0.0
     std: float = 1.0
 

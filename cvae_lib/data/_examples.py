@@ -148,7 +148,8 @@ def in_memory(data: Data, what: str = "data") -> InMemory:
     source = as_source(data, what)
     if isinstance(source, ImageSet | TensorSet):
         return source
-    loader = source if isinstance(source, DataLoader) else DataLoader(source, batch_size=256)
+    # A generator of its own, since a loader otherwise draws a seed from the caller's random stream.
+    loader = source if isinstance(source, DataLoader) else DataLoader(source, 256, generator=torch.Generator())
     parts = [unpacked(batch) for batch in loader]
     if not parts:
         raise ValueError(f"{what} has no examples.")

@@ -5,7 +5,7 @@ Everything happens by index on whole tensors; no image is ever handled alone.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
@@ -72,6 +72,17 @@ def _coins(p: Float[Tensor, "*shape"], generator: torch.Generator | None) -> Flo
     return (torch.rand(p.shape, generator=generator, device=p.device, dtype=digits) < p).to(p.dtype)
 
 
+def check_unit_interval(x: Tensor) -> None:
+    """Raise ValueError if a pixel lies outside [0, 1] or is NaN, where looking costs nothing."""
+    if is_cheap_to_inspect(x):
+        low, high = x.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"Pixels must lie in [0, 1], but run from {float(low):g} to {float(high):g}: divide bytes by 255, undo "
+                "a normalisation, or look for NaN; for other numbers take GaussianPixels(link='identity')."
+            )
+
+
 def as_pixels(
     x: Shaped[Tensor, "*shape"], mode: PixelMode = "grey", generator: torch.Generator | None = None
 ) -> Float[Tensor, "*shape"]:
@@ -96,16 +107,16 @@ def as_pixels(
         return x.float().div_(255) if mode == "grey" else x.bitwise_right_shift(7).float()
     if not x.is_floating_point():
         raise ValueError(f"Pixels are uint8 grey levels or floats in [0, 1], not {x.dtype}.")
-    if mode != "grey" and is_cheap_to_inspect(x):  # a likelihood looks at grey ones; once binary they would all pass
-        low, high = x.aminmax()
-        if not (low >= 0 and high <= 1):
-            raise ValueError(
-                f"Pixels must lie in [0, 1], but run from {float(low):g} to {float(high):g}: divide bytes by 255, undo "
-                "a normalisation, or look for NaN."
-            )
+    if mode != "grey":  # a likelihood looks at grey ones; once binary they would all pass
+        check_unit_interval(x)
     if mode == "stochastic":
         return _coins(x, generator)
     return x if mode == "grey" else (x >= 0.5).to(x.dtype)
+
+
+def _as_tensor(values: Any) -> Any:
+    """Return an array of numpy, or a list, as a tensor on the CPU; a tensor or None as it is."""
+    return values if values is None or isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +143,11 @@ class ImageSet:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("images", "labels"):
-            if not isinstance(getattr(self, name), Tensor):  # an array of numpy
-                object.__setattr__(self, name, torch.as_tensor(getattr(self, name)))
+        for name in ("images", "labels", "masks"):
+            object.__setattr__(self, name, _as_tensor(getattr(self, name)))
+        object.__setattr__(self, "attributes", {name: _as_tensor(values) for name, values in self.attributes.items()})
+        if self.labels.dtype in (torch.uint8, torch.int16, torch.int32):
+            object.__setattr__(self, "labels", self.labels.long())
         shape = tuple(self.images.shape)
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             found = f"{self.images.dtype} of shape {shape}"
@@ -225,7 +238,7 @@ class ImageSet:
         """
         if min(sizes, default=1) < 1 or sum(sizes) > len(self):
             raise ValueError(f"Sizes must be at least 1 and sum to at most {len(self)}, not {sizes}.")
-        ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
+        ends = torch.tensor([0, *sizes], device="cpu").cumsum(0).tolist()
         return tuple(self.subset(slice(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True))
 
     def pixels(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from cvae_lib.data._examples import Data, Examples, TensorSet, as_source, raw, rows_of, tensors_in, unpacked
@@ -16,8 +16,8 @@ class Minibatches:
     """The shuffled minibatches of a data set, gone through once an epoch.
 
     Args:
-        data: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``; a stream (``IterableDataset``) gives each
-            process its own share by itself.
+        data: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``; a stream (``IterableDataset``) gives
+            each process its own share by itself.
         batch_size: examples per batch, in this process; a ``DataLoader`` has its own.
         device: where data in memory are kept, as a whole.
         generator: source of the order, on that device; torch's global stream if None.
@@ -42,17 +42,14 @@ class Minibatches:
         size: int = 1,
     ) -> None:
         self.batch_size, self.generator, self.rank, self.size = batch_size, generator, rank, size
+        self.device = device
         self.data: Any = as_source(data)
         if isinstance(self.data, ImageSet | TensorSet):
             self.data = self.data.to(device)
         elif isinstance(self.data, IterableDataset):
             self.data = DataLoader(self.data, batch_size)
-        elif not isinstance(self.data, DataLoader):
-            sampler: Any = DistributedSampler(self.data, size, rank) if size > 1 else None
-            count = -(-len(self.data) // size)  # type: ignore[arg-type]  # a Dataset that is no stream has a length
-            drop = count > batch_size and count % batch_size == 1  # a batch of one, with which batch norm cannot work
-            self.data = DataLoader(self.data, batch_size, shuffle=sampler is None, sampler=sampler, drop_last=drop)
-        elif size > 1 and not isinstance(self.data.sampler, DistributedSampler) and not self._is_stream():
+        is_map = isinstance(self.data, DataLoader) and not isinstance(self.data.dataset, IterableDataset)
+        if size > 1 and is_map and not isinstance(self.data.sampler, DistributedSampler):
             raise ValueError("Under torchrun a DataLoader needs a DistributedSampler; or pass the Dataset itself.")
 
     @property
@@ -60,12 +57,10 @@ class Minibatches:
         """Whether the examples are whole tensors, with a place of their own."""
         return isinstance(self.data, ImageSet | TensorSet)
 
-    def _is_stream(self) -> bool:
-        return isinstance(self.data.dataset, IterableDataset)
-
     def __len__(self) -> int:
         """Count the batches of an epoch; a TypeError for a stream, whose length nobody knows."""
-        return len(self._sizes(-(-len(self.data) // self.size))) if self.is_in_memory else len(self.data)
+        is_loader = isinstance(self.data, DataLoader)
+        return len(self.data) if is_loader else len(self._sizes(-(-len(self.data) // self.size)))
 
     def _sizes(self, count: int) -> list[int]:
         """Return the sizes of the batches; a single leftover joins the one before, since batch norm needs two."""
@@ -75,18 +70,21 @@ class Minibatches:
 
     def epoch(self, number: int) -> Iterator[Examples]:
         """Yield the batches of an epoch, counted from 0, as they are stored."""
-        if not self.is_in_memory:
+        if isinstance(self.data, DataLoader):
             if isinstance(self.data.sampler, DistributedSampler):
                 self.data.sampler.set_epoch(number)
             for batch in self.data:
                 yield Examples(*unpacked(batch), None)
             return
-        x, y = raw(self.data)
-        order = torch.randperm(len(x), generator=self.generator, device=x.device)
+        order = torch.randperm(len(self.data), generator=self.generator, device=self.device)
         if self.size > 1:  # as DistributedSampler does: filled up, so that every process takes as many steps
             order = torch.cat([order, order[: -len(order) % self.size]])[self.rank :: self.size]
         for index in order.split(self._sizes(len(order))):
-            yield Examples(x.index_select(0, index), rows_of(y, index), index)
+            if self.is_in_memory:
+                x, y = raw(self.data)
+                yield Examples(x.index_select(0, index), rows_of(y, index), index)
+            else:
+                yield Examples(*unpacked(default_collate([self.data[place] for place in index.tolist()])), index)
 
 
 def fingerprint(data: Any, y: Any = None) -> str:

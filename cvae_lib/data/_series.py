@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cvae_lib.data._download import DataUnavailable, first_line
+from cvae_lib.environment import plain_defaults
 
 WEEKS_PER_YEAR = 365.25 / 7
 
@@ -31,6 +32,7 @@ class Weekly(NamedTuple):
     unit: str
 
 
+@plain_defaults()
 def co2() -> Weekly:
     """Load the weekly CO2 of Mauna Loa, March 1958 to December 2001: 2,284 weeks, in 59 of which nothing was measured.
 
@@ -67,6 +69,7 @@ def weekly() -> Weekly:
         return simulated_weekly()
 
 
+@plain_defaults()
 def simulated_weekly(weeks: int = 2284, seed: int = 0) -> Weekly:
     r"""Simulate a weekly record that rises, has seasons and gaps: the stand-in for :func:`co2`.
 

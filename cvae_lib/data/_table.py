@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,17 @@ from torch import Tensor
 from cvae_lib.data._columns import Column, ColumnKind, TableColumns, checked_columns
 
 Array = npt.NDArray[Any]
+
+
+@runtime_checkable
+class ByColumn(Protocol):
+    """Columns by name, each a list, array or tensor of shape (N,): a dictionary of such, or a pandas ``DataFrame``."""
+
+    def keys(self) -> Any:
+        """Return the names."""
+
+    def __getitem__(self, name: Any, /) -> Any:
+        """Return a column."""
 
 
 class Table:
@@ -39,14 +50,14 @@ class Table:
         self.columns = checked_columns(columns)
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any], kinds: Mapping[str, ColumnKind] | None = None) -> "Table":
+    def from_data(cls, data: ByColumn, kinds: Mapping[str, ColumnKind] | None = None) -> "Table":
         """Look at training rows and return the table that describes them.
 
         A kind that is not given follows from the dtype. Floats are real. Whole numbers are counts; real, if one is
         negative; a category, if there are but two of them, such as 0 and 1. All else is a category.
 
         Args:
-            data: by column, a list, array or tensor of shape (N,) for each name; a pandas ``DataFrame`` is that.
+            data: a list, array or tensor of shape (N,) for each name, in a dictionary or a pandas ``DataFrame``.
             kinds: ``real``, ``count`` or ``category``, by column, where it is known.
 
         Raises:
@@ -58,7 +69,7 @@ class Table:
             raise ValueError(f"kinds names {absent[0]!r}, which is no column; there are {', '.join(arrays)}.")
         return cls([_described(name, values, kinds.get(name)) for name, values in arrays.items()])
 
-    def encode(self, data: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> Float[Tensor, "n f"]:
+    def encode(self, data: ByColumn, *, dtype: torch.dtype | None = None) -> Float[Tensor, "n f"]:
         """Return rows as x, shape (N, F); columns that the table does not have are left out.
 
         Args:
@@ -71,7 +82,8 @@ class Table:
         """
         names = [column.name for column in self.columns]
         if absent := [name for name in names if name not in map(str, data.keys())]:
-            raise ValueError(f"Column {absent[0]!r} is not in these data, which have {', '.join(map(str, data))}.")
+            held = ", ".join(map(str, data.keys()))
+            raise ValueError(f"Column {absent[0]!r} is not in these data, which have {held}.")
         arrays = _arrays(data, names)
         values = np.stack([_encoded(column, arrays[column.name]) for column in self.columns], 1)
         x = torch.from_numpy(values).to(dtype or torch.get_default_dtype())
@@ -100,7 +112,7 @@ class Table:
         return found
 
 
-def _arrays(data: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Array]:
+def _arrays(data: ByColumn, names: Sequence[str] | None = None) -> dict[str, Array]:
     """Return the columns called ``names``, or all, as arrays of one length."""
     found: dict[str, Array] = {}
     for key in data.keys():  # noqa: SIM118  # what else has keys, such as a DataFrame, may be gone through otherwise
@@ -109,6 +121,8 @@ def _arrays(data: Mapping[str, Any], names: Sequence[str] | None = None) -> dict
             continue
         values = data[key]
         array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+        if array.dtype.kind in "US" and not hasattr(values, "dtype"):
+            array = np.asarray(values, dtype=object)  # NumPy would make the text 'nan' of a gap in a list of texts
         if array.ndim != 1 or not array.size:
             raise ValueError(f"Column {name!r} must have one value for each row, not shape {array.shape}.")
         # What pandas calls a category is one, also where it is a number.
@@ -170,7 +184,7 @@ def _numbers(name: str, kind: ColumnKind, values: Array) -> Array:
         numbers = values.astype(np.float64)
     except (TypeError, ValueError):
         row = next(row for row, value in enumerate(values) if not _is_number(value))
-        raise ValueError(f"Column {name!r} holds {values[row]!r} in row {row}, which is no number.") from None
+        raise ValueError(f"Column {name!r} holds {values.tolist()[row]!r} in row {row}, which is no number.") from None
     wrong, wanted = ~np.isfinite(numbers), "not finite; fill the gap, or leave that row out"
     if kind == "count" and not wrong.any():
         wrong, wanted = (numbers < 0) | (numbers != np.round(numbers)), "no count, a whole number of at least 0"
@@ -203,7 +217,7 @@ def _without_gaps(name: str, values: Array) -> list[Any]:
     return found
 
 
-def _as_objects(categories: tuple[Any, ...]) -> Array:
+def _as_objects(categories: Sequence[Any]) -> Array:
     """Return the categories as an array, of objects where they are of several types."""
     array = np.empty(len(categories), dtype=object)
     array[:] = categories

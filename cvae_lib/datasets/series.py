@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cvae_lib.environment import named_generator
+from cvae_lib.environment import named_generator, plain_defaults
 
 WINDOW, HORIZON = 24, 12
 PERIOD, DAMPING = 12.0, 0.96
@@ -71,6 +71,7 @@ class Law(NamedTuple):
         """The chances of the two branches, up first."""
         return torch.stack([self.chance, 1 - self.chance], dim=1)
 
+    @plain_defaults()
     def sample(self, count: int, generator: torch.Generator | None = None) -> Float[Tensor, "m n t"]:
         """Return so many futures for each window, shape (count, N, T); the generator, if given, is one of the CPU."""
         shape = (count, *self.middle.shape)
@@ -93,6 +94,7 @@ class Law(NamedTuple):
         return value
 
 
+@plain_defaults()
 def forks(split: str = "train", count: int | None = None, seed: int = 0, device: str | torch.device = "cpu") -> Forks:
     """Draw the data set: 20,000 windows with futures to train on, or 5,000 to test on, independent of each other.
 
@@ -119,6 +121,7 @@ def forks(split: str = "train", count: int | None = None, seed: int = 0, device:
     return Forks(windows.float().to(device), futures.float().to(device), up.to(device))
 
 
+@plain_defaults()
 def law(windows: Float[Tensor, "n w"]) -> Law:
     r"""Return the predictive distribution of the future of each window, complete windows only.
 
@@ -138,6 +141,7 @@ def law(windows: Float[Tensor, "n w"]) -> Law:
     return Law(*(piece.to(windows) for piece in pieces))
 
 
+@plain_defaults()
 def filled(
     windows: Float[Tensor, "n w"], mask: Bool[Tensor, "n w"], count: int, generator: torch.Generator | None = None
 ) -> Float[Tensor, "m n w"]:
@@ -165,6 +169,7 @@ def filled(
     return torch.where(mask.cpu(), known, swing + move.permute(2, 0, 1)).to(windows)
 
 
+@plain_defaults()
 def branch() -> Float[Tensor, " t"]:
     """Return what "up" adds to the swing and "down" takes away: 0 at first, then a smooth rise to a level."""
     steps = torch.arange(1, HORIZON + 1, dtype=torch.float64)
@@ -172,6 +177,7 @@ def branch() -> Float[Tensor, " t"]:
     return HEIGHT * way.square() * (3 - 2 * way)
 
 
+@plain_defaults()
 def chance(windows: Float[Tensor, "*n w"]) -> Float[Tensor, "*n"]:
     r"""Return the chance of "up", :math:`\pi(y) = \sigma(-1.5 f)`: what has been high is more likely to fall.
 
@@ -181,6 +187,7 @@ def chance(windows: Float[Tensor, "*n w"]) -> Float[Tensor, "*n"]:
     return torch.sigmoid(-TILT * windows[..., -LOOK:].mean(-1) / own.to(windows))
 
 
+@plain_defaults()
 def covariance(steps: int) -> Float[Tensor, "s s"]:
     r"""Return the covariance of so many steps of the swing, :math:`s_t = 2 r \cos\omega\, s_{t-1} - r^2 s_{t-2} + e_t`.
 

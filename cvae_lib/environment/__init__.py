@@ -10,6 +10,7 @@ from cvae_lib.environment._devices import (
     has_native_bf16,
     is_cheap_to_inspect,
     pick_device,
+    plain_defaults,
 )
 from cvae_lib.environment._files import cache_folder, data_root, write_atomically
 from cvae_lib.environment._random import named_generator, seed_streams, seeded
@@ -27,6 +28,7 @@ __all__ = [
     "is_cheap_to_inspect",
     "named_generator",
     "pick_device",
+    "plain_defaults",
     "seed_streams",
     "seeded",
     "settings",

@@ -86,6 +86,21 @@ def evaluation_mode(
             part.training = mode
 
 
+@contextlib.contextmanager
+def plain_defaults() -> Iterator[None]:
+    """Make new tensors float32 on the CPU, whatever :func:`torch.set_default_dtype` or a default device say outside.
+
+    A context, and a decorator of what draws data: the same seed gives the same data in every program.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
 def is_cheap_to_inspect(values: Tensor) -> bool:
     """Say whether there are numbers, and looking at them costs next to nothing.
 

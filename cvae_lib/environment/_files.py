@@ -23,12 +23,18 @@ def cache_folder() -> Path:
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Return the folder for datasets: the argument, else ``CVAE_DATA``, else the user's cache folder."""
-    if root is not None:
-        return Path(root).expanduser()
-    if os.environ.get("CVAE_DATA"):
-        return Path(os.environ["CVAE_DATA"]).expanduser()
-    return cache_folder()
+    """Return the folder for datasets: the argument, else ``CVAE_DATA``, else the user's cache folder.
+
+    Raises:
+        ValueError: if the path begins with ``~``, and the user has no home.
+    """
+    path = root if root is not None else os.environ.get("CVAE_DATA") or None
+    if path is None:
+        return cache_folder()
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"There is no home folder here for {str(path)!r}; set CVAE_DATA to a full path.") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

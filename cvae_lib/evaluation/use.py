@@ -111,7 +111,7 @@ class ZUse:
 
     Attributes:
         output_change: mean absolute change of an entry of the mean of p(x|z,y) as z is drawn anew from the prior, in
-            the unit of x: for pixels a share of white.
+            the unit of x: for pixels a share of white; NaN where p(x|z,y) has no mean.
         likelihood_lost: log p(x|z,y) lost when z comes from another example, nats per example.
         within_y: whether that other example had the same y; if not, what z knows of y is counted too.
     """
@@ -149,7 +149,7 @@ def is_z_used(
     ``within_y`` is false: then pass ``groups``, or read the figure as z's part in x and y together.
 
     Args:
-        model: a CVAE, or any model with the three distributions, whose p(x|z,y) has a mean.
+        model: a CVAE, or any model with the three distributions.
         data: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader``.
         y: (N, ...), or a tuple of such, the condition of each example in place of the data's own.
         groups: (N,), examples to swap among, instead of those of equal y; bins of a continuous y for example.
@@ -170,7 +170,10 @@ def is_z_used(
             for x, condition, _ in seen.batches(size):
                 latents.append(model.posterior(x, condition).sample())
                 pair = model.prior(condition, batch=len(x)).sample(torch.Size((2,)))  # (2, B, D)
-                means = model.likelihood(pair, condition).mean
+                try:
+                    means = model.likelihood(pair, condition).mean
+                except NotImplementedError:  # tokens and tables have none
+                    means = x.new_full((2, len(x), 1), math.nan)
                 changes.append((means[0] - means[1]).abs().flatten(1).mean(1).cpu())
             z = torch.cat(latents)  # (N, D)
             for x, condition, index in seen.batches(size):

@@ -7,16 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
-from cvae_lib.environment import is_cheap_to_inspect
+from cvae_lib.data import check_unit_interval
 
 
 def _level(value: Tensor, levels: int) -> Tensor:
     """Return the nearest level's number, 0 to L - 1, as float."""
-    if is_cheap_to_inspect(value) and not (value.min() >= 0 and value.max() <= 1):
-        raise ValueError(
-            f"Grey levels must lie in [0, 1], but run from {float(value.min())} to {float(value.max())}; "
-            "divide bytes by 255, and look for NaN."
-        )
+    check_unit_interval(value)
     # A pixel out of range whose value could not be asked for goes to the nearest end.
     return (value * (levels - 1)).round().clamp(0, levels - 1)
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from cvae_lib.environment import is_cheap_to_inspect
+from cvae_lib.data import check_unit_interval
 from cvae_lib.gaussians import at_least_float32
 
 
@@ -69,14 +69,3 @@ class UnitIndependent(Independent):
         check_unit_interval(value)
         nats: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
         return nats
-
-
-def check_unit_interval(value: Tensor) -> None:
-    """Raise ValueError if an entry lies outside [0, 1] or is NaN, where looking costs nothing."""
-    if is_cheap_to_inspect(value):
-        low, high = value.aminmax()
-        if not (low >= 0 and high <= 1):
-            raise ValueError(
-                f"Pixels must lie in [0, 1], but run from {float(low):g} to {float(high):g}: divide bytes by 255, undo "
-                "a normalisation, or look for NaN; for other numbers take GaussianPixels(link='identity')."
-            )

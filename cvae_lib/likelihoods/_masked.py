@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from cvae_lib.likelihoods._likelihood import UnitIndependent, check_unit_interval
+from cvae_lib.data import check_unit_interval
+from cvae_lib.likelihoods._likelihood import UnitIndependent
 
 
 class Masked(Distribution):

@@ -16,6 +16,10 @@ from cvae_lib.likelihoods._likelihood import Likelihood
 from cvae_lib.networks._recurrent import PADDING, Recurrence, check_tokens, lengths_of, packed, packed_like
 
 
+def _as_rows(values: Shaped[Tensor, "*some f"], shape: torch.Size) -> Shaped[Tensor, "n f"]:
+    return values.expand(*shape, values.shape[-1]).reshape(shape.numel(), values.shape[-1])
+
+
 class TokenSequence(Distribution):
     r"""A distribution over sequences that end, :math:`p(x) = \prod_{t=1}^{T} p(x_t | x_{<t})` with T the end token.
 
@@ -42,10 +46,7 @@ class TokenSequence(Distribution):
     def token_log_probs(self, value: Int64[Tensor, "*shape l"]) -> Float[Tensor, "*batch l"]:
         """Return log p(x_t | x_<t) of every token, nats, and 0 behind the end token; errors as in :meth:`log_prob`."""
         shape = self._checked_shape(value)
-        x, state, context = (
-            part.expand(*shape, part.shape[-1]).flatten(0, -2)  # (N, L), (N, H), (N, F)
-            for part in (value, *self.recurrence[:2])
-        )
+        x, state, context = (_as_rows(part, shape) for part in (value, *self.recurrence[:2]))  # (N, L), (N, H), (N, F)
         # Beside each token the one before it, which the network has just read: the start, x_1, x_2, ...
         pairs = packed(torch.stack([F.pad(x, (1, -1), value=PADDING), x], -1), lengths_of(x, self.end))
         before, token = pairs.data.unbind(-1)  # (T,) each, for T tokens in all
@@ -76,11 +77,6 @@ class TokenSequence(Distribution):
         if (size := logits.data.shape[1] + 1) != self.vocabulary:
             raise ValueError(f"The decoder has a vocabulary of {size}, the likelihood one of {self.vocabulary}.")
         return at_least_float32(logits.data), state
-
-    @property
-    def mean(self) -> Tensor:
-        """There is none; asking raises NotImplementedError."""
-        raise NotImplementedError("Sequences of tokens have no mean; draw with sample(), or sample(greedy=True).")
 
     @torch.no_grad()
     def sample(
@@ -114,7 +110,7 @@ class TokenSequence(Distribution):
                 "greedy=True takes the likeliest tokens."
             )
         shape = torch.Size(sample_shape) + self.batch_shape
-        state, context = (part.expand(*shape, part.shape[-1]).flatten(0, -2) for part in self.recurrence[:2])
+        state, context = (_as_rows(part, shape) for part in self.recurrence[:2])  # (N, H), (N, F)
         x = torch.full((len(state), most), PADDING, device=state.device)
         token, ended = x.new_full((len(state),), PADDING), x.new_zeros(len(state), dtype=torch.bool)
         place = state.device if generator is None else generator.device

@@ -120,12 +120,19 @@ class GRUEncoder(nn.Module):
         hidden: H, width of the state.
         latent_dim: D.
         embedding: E, entries of a token's vector.
-        condition_dim: C, width of c; 0 for none. Several vectors (``Tokens``) count as their mean, an image is laid flat.
+        condition_dim: C, width of c, 0 for none; several vectors (``Tokens``) enter by their mean, an image laid flat.
         end: the end token.
     """
 
     def __init__(
-        self, vocabulary: int, hidden: int, latent_dim: int, *, embedding: int = 96, condition_dim: int = 0, end: int = 1
+        self,
+        vocabulary: int,
+        hidden: int,
+        latent_dim: int,
+        *,
+        embedding: int = 96,
+        condition_dim: int = 0,
+        end: int = 1,
     ) -> None:
         super().__init__()
         self.vocabulary, self.hidden, self.latent_dim, self.end = vocabulary, hidden, latent_dim, end
@@ -140,7 +147,7 @@ class GRUEncoder(nn.Module):
 
         Raises:
             ValueError: if x is not int64 (B, L) or holds a number that is no token, or c has another width; on a GPU,
-                which would have to wait for the answer, such a number is read as its nearest neighbour.
+                which would have to wait for the answer, such a number is read as the nearest token.
         """
         if x.dtype != torch.int64 or x.ndim != 2 or not x.numel():
             raise ValueError(f"The encoder expects int64 tokens of shape (B, L), not {x.dtype} of {tuple(x.shape)}.")
@@ -161,8 +168,8 @@ class GRUDecoder(nn.Module):
 
     with z in the bracket where ``z_at`` says so. :class:`cvae_lib.likelihoods.TokenLikelihood` takes what it returns.
 
-    A language model p(x|y), the rival without z, is the same decoder with ``latent_dim=0`` and :math:`h_0 = 0`. Its ELBO
-    is log p(x|y) itself, and training and evaluation take it as any other model::
+    A language model p(x|y), the rival without z, is the same decoder with ``latent_dim=0`` and :math:`h_0 = 0`. Its
+    ELBO is log p(x|y) itself, and training and evaluation take it as any other model::
 
         CVAE(NoEncoder(), GRUDecoder(0, 192, 1000), likelihood=TokenLikelihood(1000, 24))
 
@@ -199,10 +206,11 @@ class GRUDecoder(nn.Module):
             raise ValueError(
                 f"z_at is 'start' or 'every' and word_dropout a probability, not {z_at!r} and {word_dropout}."
             )
-        self.latent_dim, self.hidden, self.context_latents = latent_dim, hidden, latent_dim * (z_at == "every")
+        self.latent_dim, self.hidden, self.z_at = latent_dim, hidden, z_at
         self.condition_dim, self.reads_condition = condition_dim, condition_dim > 0
         self.start = nn.Linear(latent_dim, hidden) if latent_dim else None
-        gru = TokenGRU(vocabulary, embedding, self.context_latents + condition_dim, hidden, word_dropout)
+        context_dim = condition_dim + (latent_dim if z_at == "every" else 0)
+        gru = TokenGRU(vocabulary, embedding, context_dim, hidden, word_dropout)
         self.network = NextToken(gru, hidden, vocabulary, dropout)
 
     def forward(self, z: Float[Tensor, "b d"], c: Representation | None) -> Recurrence:
@@ -213,8 +221,10 @@ class GRUDecoder(nn.Module):
         """
         check_latents(z, self.latent_dim)
         state = z.new_zeros(len(z), self.hidden) if self.start is None else torch.tanh(self.start(z))
-        rows = _rows(c, len(z), self.condition_dim).to(z)
-        return Recurrence(state, torch.cat([z[:, : self.context_latents], rows], dim=1), self.network)
+        context = _rows(c, len(z), self.condition_dim).to(z)
+        if self.z_at == "every":
+            context = torch.cat([z, context], dim=1)
+        return Recurrence(state, context, self.network)
 
 
 class NoEncoder(nn.Module):

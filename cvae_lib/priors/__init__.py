@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from cvae_lib.conditions import Representation, Tokens, as_vector, without_padding
+from cvae_lib.data import as_pixels, check_unit_interval
 from cvae_lib.environment import seeded
 from cvae_lib.gaussians import at_least_float32, bounded_log_variance, diagonal_gaussian
 from cvae_lib.networks import check_whole
@@ -185,12 +186,17 @@ class VampPrior(nn.Module):
         return torch.sigmoid(self.raw)
 
     @torch.no_grad()
-    def start_from(self, images: Float[Tensor, "m *image"]) -> None:
+    def start_from(self, images: Shaped[Tensor, "m *image"]) -> None:
         """Set the pseudo-images to real ones, as many as there are components, a usual start for this prior.
 
+        Args:
+            images: grey levels, or floats in [0, 1].
+
         Raises:
-            ValueError: if their number or shape does not fit.
+            ValueError: if their number, shape or range does not fit.
         """
+        images = as_pixels(images)
+        check_unit_interval(images)
         if images.shape != self.raw.shape:
             raise ValueError(f"The pseudo-images have shape {tuple(self.raw.shape)}, not {tuple(images.shape)}.")
         # Away from 0 and 1, where the sigmoid has no slope.

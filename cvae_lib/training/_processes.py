@@ -1,6 +1,7 @@
 """Several processes under ``torchrun``, as torch's DistributedDataParallel has them."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from cvae_lib.environment import pick_device
+
+_GROUPS = itertools.count()
 
 
 class Processes(NamedTuple):
@@ -67,7 +70,11 @@ def process_group(device: str | torch.device) -> Iterator[Processes]:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
         torch.cuda.set_device(chosen)
     if not ready:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # What a group that is gone has written stays in torchrun's store, so every group gets a prefix of its own.
+        store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        store = dist.PrefixStore(f"cvae_lib/{next(_GROUPS)}", store)  # type: ignore[attr-defined]
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
     finally:

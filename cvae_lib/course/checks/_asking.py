@@ -1,4 +1,4 @@
-"""Asking a learner's conditional model: does it hear y, what does it draw, and what do images cost it?"""
+"""Asking a learner's conditional model: does it read y, what does it draw, and what do images cost it?"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +13,18 @@ from cvae_lib.course.checks._probe import Trial
 TRAINED = 300.0  # nats: a network trained for seconds pays less than half of it for an image, an untrained one 540
 ENOUGH = 0.4  # share of drawings read as asked that a small network reaches in seconds; chance is 0.1
 
-# A modulation starts at the identity, so a right model that nobody trained is as deaf as a wrong one.
-DEAF = {
+# A modulation starts at the identity, so a right model that nobody trained ignores y as a wrong one does.
+IGNORES_LABEL = {
     part: f"The {part} does not hear y: another label gives the same {answer}. Is y handed on, and has the model been "
     "trained? A layer that starts at zero, such as `Film`, hears nothing before that."
     for part, answer in (("encoder", "cloud"), ("decoder", "picture"))
 }
-HINTS = DEAF | {
+HINTS = IGNORES_LABEL | {
     "plain": "The label goes in as one plain number, as if 7 lay between 6 and 8. Give it one column per class.",
 }
 
 
-def hears(trial: Trial, model: nn.Module, x: Tensor, y: Tensor) -> None:
+def check_reads_label(trial: Trial, model: nn.Module, x: Tensor, y: Tensor) -> None:
     """See that encoder and decoder each change their answer with the label."""
     encode, decode = method(trial, model, "encode"), method(trial, model, "decode")
     mean, log_variance = gaussian(trial, encode, x=x, y=y)

@@ -14,7 +14,7 @@ from torch.distributions import Normal
 from cvae_lib.course.checks._probe import Trial
 
 
-def told(trial: Trial) -> SimpleNamespace:
+def drawn_story(trial: Trial) -> SimpleNamespace:
     """Draw the four numbers of a story, none of them small or special."""
 
     def number(low: float, high: float) -> float:

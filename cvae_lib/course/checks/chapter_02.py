@@ -11,7 +11,14 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from cvae_lib.course.checks._given import drawn
 from cvae_lib.course.checks._probe import Mistakes, Probe
 from cvae_lib.course.checks._registry import exercise
-from cvae_lib.course.checks._story import but, elbo_by_quadrature, log_joint, plain_gradients, posterior_on_a_grid, told
+from cvae_lib.course.checks._story import (
+    but,
+    drawn_story,
+    elbo_by_quadrature,
+    log_joint,
+    plain_gradients,
+    posterior_on_a_grid,
+)
 
 TITLE = "02 · The conditional ELBO"
 
@@ -63,7 +70,7 @@ def _gap(probe: Probe, gap: Any, bound: Any) -> None:
 )
 def _posterior(probe: Probe, posterior: Any) -> None:
     for trial in probe.trials():
-        story, b = told(trial), trial.size(2, 4)
+        story, b = drawn_story(trial), trial.size(2, 4)
         x, y = 2 * trial.normal(b), trial.normal(b)
         got = trial.pair(posterior, x=x, y=y, story=story)
         x, y = x.double().cpu(), y.double().cpu()
@@ -114,7 +121,7 @@ def _posterior(probe: Probe, posterior: Any) -> None:
 )
 def _elbo(probe: Probe, elbo: Any) -> None:
     for trial in probe.trials():
-        story, b = told(trial), trial.size(2, 4)
+        story, b = drawn_story(trial), trial.size(2, 4)
         x, y, mean, variance = 2 * trial.normal(b), trial.normal(b), trial.normal(b), trial.normal(b).exp() + 0.2
         got = trial.ask(elbo, x=x, y=y, mean=mean, variance=variance, story=story)
         x, y, mean, variance = (part.double().cpu() for part in (x, y, mean, variance))
@@ -235,7 +242,7 @@ def _diagonal(probe: Probe, prediction: Any, measured: Any) -> str:
 )
 def _sticking(probe: Probe, quiet_elbo: Any) -> str:
     trial, draws = probe.trial(torch.float64), 20_000
-    story = told(trial)
+    story = drawn_story(trial)
     x, y = trial.normal(1).double(), trial.normal(1).double()
     centre, variance = posterior_on_a_grid(x, y, story)
 

@@ -10,7 +10,7 @@ from torch.distributions import Categorical
 
 from cvae_lib import data
 from cvae_lib.course.checks import _asking, _autoencoder
-from cvae_lib.course.checks._asking import ENOUGH, TRAINED, by_columns, cost, drawings, hears, obeyed
+from cvae_lib.course.checks._asking import ENOUGH, TRAINED, by_columns, check_reads_label, cost, drawings, obeyed
 from cvae_lib.course.checks._autoencoder import built, check_decode, check_terms
 from cvae_lib.course.checks._given import drawn
 from cvae_lib.course.checks._probe import Mistakes, Probe, Trial, model_copy
@@ -100,7 +100,7 @@ def _conditional(probe: Probe, conditional_vae: Any) -> None:
         x = (trial.normal(b, 1, 28, 28) > 0.7).to(trial.dtype)
         y = torch.tensor([trial.size(0, 8) for _ in range(b)])
         model = built(trial, conditional_vae, x=x, y=y)
-        hears(trial, model, x, y)
+        check_reads_label(trial, model, x, y)
         by_columns(trial, model, x, y)
         check_decode(trial, model, x=x, y=y)
         check_terms(trial, model, x=x, y=y)

@@ -1,4 +1,4 @@
-"""Checks of chapter 04's exercises: layers that are told a condition."""
+"""Checks of chapter 04's exercises: layers that read a condition."""
 
 from typing import Any
 

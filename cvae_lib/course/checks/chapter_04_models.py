@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cvae_lib import data
 from cvae_lib.course.checks import _asking
-from cvae_lib.course.checks._asking import TRAINED, cost, hears, latents, obeyed
+from cvae_lib.course.checks._asking import TRAINED, check_reads_label, cost, latents, obeyed
 from cvae_lib.course.checks._autoencoder import method, sees_logits
 from cvae_lib.course.checks._probe import Mistakes, Probe, model_copy
 from cvae_lib.course.checks._registry import exercise
@@ -85,7 +85,7 @@ def _bilinear(f: Tensor, g: Tensor, cross: Tensor) -> Callable[[Tensor, Tensor],
     "4.6",
     "a model that listens in every block",
     seconds=60.0,
-    hints=_asking.DEAF
+    hints=_asking.IGNORES_LABEL
     | {
         "untrained": "These images cost it hundreds of nats: it is not trained, or not on them.",
         "stencil": "By your own test of 4.5 the decoder lays a stencil: y does the same to every z. Tell it earlier.",
@@ -103,7 +103,7 @@ def _listening(probe: Probe, model: Any) -> str:
     if not nats < TRAINED:
         trial.fail("untrained", expected="about 130 nats", got=f"{nats:.0f} nats")
     few = torch.arange(8)
-    hears(trial, model, x[few], few)
+    check_reads_label(trial, model, x[few], few)
     decode, z = method(trial, model, "decode"), trial.normal(2, 64, latents(trial, model))
     with torch.no_grad():
         corners = [trial.ask(decode, z=part, y=label) for label in (few.repeat(8), few.repeat(8) + 1) for part in z]

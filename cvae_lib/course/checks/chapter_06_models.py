@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from cvae_lib import data, pretrained
 from cvae_lib.course.checks import _asking
-from cvae_lib.course.checks._asking import cost, hears, obeyed
+from cvae_lib.course.checks._asking import check_reads_label, cost, obeyed
 from cvae_lib.course.checks._autoencoder import gaussian, method
 from cvae_lib.course.checks._probe import Mistakes, Probe, Trial, model_copy
 from cvae_lib.course.checks._registry import exercise
@@ -106,7 +106,7 @@ def _rates(q: Normal, y: Tensor) -> tuple[Tensor, Mistakes]:
     }
 
 
-HINTS: Mapping[str, str] = _asking.DEAF | {
+HINTS: Mapping[str, str] = _asking.IGNORES_LABEL | {
     "untrained": "These images cost it hundreds of nats: it is not trained, or not on them.",
     "swapped": "The rate in `terms` is KL(p ‖ q): prior and posterior are swapped.",
     "standard": "The rate in `terms` goes to N(0, I), not to your own prior: then nothing teaches the prior.",
@@ -141,7 +141,7 @@ def _own(probe: Probe, model: Any) -> str:
         trial.fail("still", expected="a prior that has moved", got=p.mean[0])
     if max(float(part.std(0).max()) for part in (p.mean, p.scale)) < 1e-4:
         trial.fail("forgets", expected="another prior for another label", got=p.mean[:, 0])
-    hears(trial, model, x[:8], torch.arange(8))
+    check_reads_label(trial, model, x[:8], torch.arange(8))
     own = obeyed(trial, model, decode=_from_prior(trial, model))
     trial.on = "1,000 drawings read by the judge"
     if own < 0.7:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from cvae_lib import data
-from cvae_lib.course.checks._asking import DEAF
+from cvae_lib.course.checks._asking import IGNORES_LABEL
 from cvae_lib.course.checks._autoencoder import gaussian, method
 from cvae_lib.course.checks._probe import Probe, Trial, model_copy
 from cvae_lib.course.checks._registry import exercise
@@ -20,7 +20,7 @@ MORE, DEARER = 0.5, 2.0  # nats of information that a cure brings back, and what
     "7.6",
     "a cure for your own model",
     seconds=60.0,
-    hints=DEAF
+    hints=IGNORES_LABEL
     | {
         "prior": "The prior is the same for every label. Give each label a mean and a log-variance of its own.",
         "unmoved": "The prior of every label is still N(0, I), as it may have begun: nothing has trained it. The KL in "
@@ -91,7 +91,7 @@ def _logits(trial: Trial, model: nn.Module, z: Tensor, y: Tensor, x: Tensor) -> 
 
 
 def _check_parts(trial: Trial, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """See that every part hears y, and that logits depend on earlier pixels, not on their own or a later one."""
+    """See that every part reads y, and that logits depend on earlier pixels, not on their own or a later one."""
     (q, p), (other, another) = (_clouds(trial, model, x, label) for label in (y, (y + 1) % 10))
     if torch.equal(q.mean, other.mean) and torch.equal(q.stddev, other.stddev):
         trial.fail("encoder")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from cvae_lib import data
-from cvae_lib.course.checks._asking import DEAF, hears
+from cvae_lib.course.checks._asking import IGNORES_LABEL, check_reads_label
 from cvae_lib.course.checks._autoencoder import gaussian, method
 from cvae_lib.course.checks._probe import Probe, Trial, model_copy
 from cvae_lib.course.checks._registry import exercise
@@ -19,7 +19,7 @@ ORDERED, OFF = 8.0, 0.8  # nats per image, and by how much a model may miss them
     "8.6",
     "a rate made to order",
     seconds=60.0,
-    hints=DEAF
+    hints=IGNORES_LABEL
     | {
         "rate": "It does not stand at the rate ordered. While R is above it, β must rise; below it, fall. Average "
         "R over some steps, and do not stop before both have settled.",
@@ -33,7 +33,7 @@ def _ordered(probe: Probe, model: Any) -> str:
     images = data.digits("test").subset(slice(1000))
     x, y = images.pixels(None, "stochastic", trial.random), images.labels
     few = torch.arange(8)
-    hears(trial, model, x[few], few)
+    check_reads_label(trial, model, x[few], few)
     with torch.no_grad():
         rate, distortion = _bills(trial, model, x, y)
     trial.on = "1,000 test images"
@@ -58,7 +58,7 @@ def _bills(trial: Trial, model: nn.Module, x: Tensor, y: Tensor) -> tuple[float,
 
 
 def _silent(x: Tensor, y: Tensor) -> float:
-    """Return what images cost when nothing but the label is told: the entropy of each label's mean image."""
+    """Return what images cost when nothing but the label is known: the entropy of each label's mean image."""
     nats = 0.0
     for label in y.unique():
         p = x[y == label].mean(0).double()

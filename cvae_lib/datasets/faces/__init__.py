@@ -26,7 +26,7 @@ from cvae_lib.datasets.faces._parts import (
     mouths,
     skin_patch,
 )
-from cvae_lib.environment import named_generator
+from cvae_lib.environment import named_generator, plain_defaults
 
 NAMES = ("hair", "skin", "smile", "glasses", "age")
 PARTS = ("background", "hair", "skin", "features")  # what a number in `Faces.parts` stands for
@@ -79,6 +79,7 @@ class FaceMeasures(NamedTuple):
     age: Float[Tensor, "n"]
 
 
+@plain_defaults()
 def faces(split: Literal["train", "test"] = "train", count: int | None = None, seed: int = 0) -> Faces:
     """Draw the dataset: 20,000 faces to train on or 2,000 to test on, their attributes independent and uniform.
 
@@ -96,6 +97,7 @@ def faces(split: Literal["train", "test"] = "train", count: int | None = None, s
     return _draw(count, seed, split, {})
 
 
+@plain_defaults()
 def draw(count: int = 1, *, seed: int = 0, **given: float | Float[Tensor, "n"]) -> Faces:
     """Draw faces; an attribute that is given is obeyed, not sampled: one number, or one per face.
 
@@ -165,6 +167,7 @@ def _paint(
     return colour, parts
 
 
+@plain_defaults()
 def measure(images: Shaped[Tensor, "n 3 32 32"]) -> FaceMeasures:
     r"""Read hair, skin, smile, glasses and age lines off pictures of faces: drawn, reconstructed or generated.
 

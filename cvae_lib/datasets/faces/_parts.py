@@ -15,7 +15,7 @@ MOUTH_WIDTH, MOUTH_BEND = 4.0, 2.2  # half its width; how far the corners of the
 
 
 def _colours(*rows: tuple[float, float, float]) -> Float[Tensor, "n 3 1 1"]:
-    return torch.tensor(rows)[..., None, None]
+    return torch.tensor(rows, dtype=torch.float32, device="cpu")[..., None, None]
 
 
 SKIN = _colours((1.0, 0.86, 0.76), (0.40, 0.26, 0.18))  # lightest, darkest

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cvae_lib.datasets.strokes._records import Measures, Strokes
 from cvae_lib.datasets.strokes._skeletons import CENTRE, SEGMENTS, SIDE, WARPS, fitted, placed, shaken, skeletons
-from cvae_lib.environment import named_generator
+from cvae_lib.environment import named_generator, plain_defaults
 
 CHUNK = 64  # pictures drawn at once: the working set stays inside a processor's cache
 
@@ -27,6 +27,7 @@ COUNTS = {"train": 60_000, "test": 10_000}
 LIMITS = {"thickness": (0.5, 6.0), "slant": (-1.0, 1.0), "size": (10.0, 24.0), "brightness": (1 / 255, 1.0)}
 
 
+@plain_defaults()
 def strokes(
     split: Literal["train", "test"] = "train",
     count: int | None = None,
@@ -49,6 +50,7 @@ def strokes(
     return _draw(shuffles.argsort(1).flatten()[:count], seed, split, device, {}, GRAIN)
 
 
+@plain_defaults()
 def draw(
     labels: Int[Tensor, "n"] | Sequence[int],
     *,
@@ -217,6 +219,7 @@ def _centre(ink: Float[Tensor, "c h w"]) -> tuple[Float[Tensor, "c"], Float[Tens
     return (ink.sum(1) * steps).sum(1) / total, (ink.sum(2) * steps).sum(1) / total
 
 
+@plain_defaults()
 def measure(images: Shaped[Tensor, "n 1 28 28"]) -> Measures:
     r"""Read thickness (pixels), slant (dx/dy) and brightness off any digit images: drawn, scanned, generated.
 
