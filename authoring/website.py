@@ -230,6 +230,8 @@ def _links(main: Tag, page: Page, pages: list[Page], root: Path, out: Path) -> N
             (out / wanted).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / wanted, out / wanted)
             tag[name] = quote(page.to(wanted))
+        elif tag.name == "a" and (root / wanted).is_dir() and not wanted.startswith(".."):
+            tag.unwrap()  # a folder has no page to open, so that only its name stays
         else:
             raise ValueError(f"the link {address} leads nowhere")
 

@@ -89,6 +89,9 @@ class CVAEConfig:
     pixels: PixelMode | None = None
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(value))
         check_whole(num_classes=self.num_classes, least=0)
         check_whole(latent_dim=self.latent_dim, condition_width=self.condition_width, components=self.components)
         check_whole(caption_length=self.caption_length)
@@ -185,6 +188,8 @@ def _chosen(what: str, name: str, there_are: dict[str, Any]) -> Any:
 
 
 def _condition(config: CVAEConfig) -> Condition:
+    if not isinstance(config.condition, str):
+        raise ValueError(f"condition is a name, such as 'label' or 'none', not {config.condition!r}.")
     if config.condition == OWN:
         raise ValueError("This model was made with a condition of its own; pass it again: condition=...")
     makers: dict[str, Callable[[], Condition]] = {

@@ -184,6 +184,8 @@ class CVAE(nn.Module):
             ValueError: if y is missing though the encoder reads c, x or y does not fit the model, or the encoder
                 returns something else than two tensors (B, D).
         """
+        if not isinstance(x, Tensor):
+            raise ValueError(f"x must be a tensor, not {type(x).__name__}; torch.as_tensor(x) makes one of an array.")
         pair = self.encoder(self._cast(x), self._read_for(self.encoder, y, (len(x),)))
         if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
             raise ValueError(f"The encoder must return (mean, log_variance), not {type(pair).__name__}.")
@@ -226,8 +228,9 @@ class CVAE(nn.Module):
             ValueError: if y is missing though the decoder reads c, z or y does not fit the model, or decoder or
                 likelihood return something else than the contract says.
         """
-        if z.ndim < 2:
-            raise ValueError(f"z has shape (B, D), or (K, B, D) for K samples each, not {tuple(z.shape)}.")
+        if z.ndim < 2 or not z.is_floating_point():
+            found = f"{z.dtype} of shape {tuple(z.shape)}"
+            raise ValueError(f"z is floats of shape (B, D), or (K, B, D) for K samples each, not {found}.")
         lead = tuple(z.shape[:-1])
         c = self._read_for(self.decoder, y, lead)  # (K*B, C)
         output = self.decoder(self._cast(z.flatten(0, -2)), c)  # (K*B, ...)

@@ -13,7 +13,7 @@ from cvae_lib import CVAE, elbo_terms, importance_weighted_bound
 from cvae_lib.conditions import LabelCondition
 from cvae_lib.likelihoods import GaussianPixels
 from cvae_lib.model import Output
-from cvae_lib.networks import ConvolutionalDecoder, ConvolutionalEncoder
+from cvae_lib.networks import ConvolutionalDecoder, ConvolutionalEncoder, MLPDecoder
 from cvae_lib.objective import LatentVariableModel
 from cvae_lib.priors import ConditionalGaussian, StandardNormal, VampPrior
 from cvae_lib.training import fit
@@ -204,6 +204,30 @@ def test_a_network_may_say_that_it_reads_no_condition():
     model, (x, y) = own(decoder=Deaf((5,), 0)), data()
     assert model.likelihood(torch.zeros(B, D)).mean.shape == x.shape  # needs no y
     assert elbo_terms(model, x, y).elbo.shape == (B,)
+
+
+@pytest.mark.parametrize("network", ["mlp", "convolutional"])
+def test_a_conditioning_layer_of_ones_own_need_not_say_how_wide_it_is(network):
+    class Shift(nn.Module):
+        def __init__(self, features: int, condition_dim: int) -> None:
+            super().__init__()
+            self.by = nn.Linear(condition_dim, features, bias=False)
+
+        def forward(self, h, c):
+            return h + self.by(c).reshape(len(c), -1, *[1] * (h.ndim - 2))
+
+    settings = {"condition_dim": C, "conditioning": Shift, "condition_at": "every"}
+    torch.manual_seed(0)
+    if network == "mlp":
+        net, z = MLPDecoder(D, (8, 8), (1, 8, 8), **settings), torch.randn(B, D)
+    else:
+        net, z = ConvolutionalDecoder(D, (8, 8), (1, 8, 8), **settings), torch.randn(B, D)
+    one, other = (net(z, torch.eye(C)[torch.arange(B).roll(k) % C]) for k in (0, 1))
+    assert one.shape == (B, 1, 8, 8) and not torch.allclose(one, other)
+    same = net(z, torch.zeros(B, C))  # nothing known: what a network without y does
+    plain = type(net)(D, (8, 8), (1, 8, 8))
+    plain.load_state_dict({k: v for k, v in net.state_dict().items() if ".by." not in k})
+    torch.testing.assert_close(same, plain(z, None))
 
 
 # --- what is copied and stored ----------------------------------------------------------------------------------

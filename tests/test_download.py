@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jaxtyping
 import pytest
 from mnist_server import FILES, MD5, PACKED, RAW, Server, idx, lay_out, on_disk
 from torchvision.datasets import MNIST, FashionMNIST
@@ -180,9 +179,8 @@ def test_a_broken_file_is_replaced_or_named_but_never_used(
     assert on_disk(tmp_path) == RAW
 
 
-def test_files_that_do_not_belong_together_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # Without the type checks of the tests it is the library's own check that must answer.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+@pytest.mark.usefixtures("as_users_call")
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     lay_out(tmp_path, **{FILES[1]: idx(19)})
     assert "labels must have shape (20,), not (19,)); delete that folder" in _sentence(tmp_path)
 

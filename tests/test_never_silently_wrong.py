@@ -4,8 +4,8 @@ Every test names the kind that has to stay away; the instance is what once went 
 """
 
 import dataclasses
+import hashlib
 import math
-import pwd
 import subprocess
 import sys
 from collections.abc import Callable
@@ -348,6 +348,9 @@ def test_attributes_may_be_lists_of_lists():
         ({"event_shape": 28}, "event_shape must be"),
         ({"event_shape": (1, 0, 28)}, "event_shape must be"),
         ({"event_shape": ()}, "event_shape must have at least one axis"),
+        ({"condition": None}, "condition is a name, such as 'label' or 'none', not None"),
+        ({"condition": "attributes", "attributes": "slant"}, "at least one name, and each its own, not 'slant'"),
+        ({"condition": "caption", "words": "a seven"}, "not a single string: 'a seven'"),
         ({"components": 0, "prior": "mixture"}, "components must be"),
         ({"levels": 1, "likelihood": "logistic"}, "levels must be a whole number of at least 2"),
         ({"dropout": math.nan}, "dropout is a probability"),
@@ -403,6 +406,23 @@ def test_a_drawing_that_makes_no_sense_is_refused_in_one_sentence(arguments, sen
     raises(sentence, lambda: model().draw(**arguments))
 
 
+def test_what_no_objective_can_use_is_refused_in_one_sentence(as_users_call):
+    net, x = model(), torch.rand(3, 1, 4, 4)
+    raises("x must be a tensor, not ndarray; torch.as_tensor", lambda: net.posterior(x.numpy(), Y))
+    raises("The encoder expects floats, not torch.uint8", lambda: elbo_terms(net, (255 * x).byte(), Y))
+    raises(r"x of shape \(B, 1, 4, 4\), not \(1, 4, 4\)", lambda: net.posterior(x[0], Y[:1]))
+    raises("a whole number of them, not 2.5", lambda: elbo_terms(net, x, Y, samples=2.5))
+    raises("At least 1 sample", lambda: importance_weighted_bound(net, x, Y, -1))
+    raises("y is for 2 examples, but x or z has 3", lambda: elbo_terms(net, x, [0, 1]))
+    assert elbo_terms(net, x, [0, 2, 1]).elbo.shape == elbo_terms(net, x, Y.numpy()).elbo.shape == (3,)
+
+
+def test_settings_may_be_lists_and_are_the_same_settings(as_users_call):
+    config = CVAEConfig(event_shape=[1, 4, 4], hidden=[8], condition_at=[0])
+    assert config == CVAEConfig(event_shape=(1, 4, 4), hidden=(8,), condition_at=(0,)) and hash(config)
+    assert CVAE(config).draw(3).shape == (1, 1, 4, 4)
+
+
 def test_a_vae_takes_no_y():
     vae = model(num_classes=0)
     raises("takes no y", lambda: vae.draw(3))
@@ -455,6 +475,7 @@ def test_another_default_device_changes_nothing_for_a_model_that_is_on_the_cpu()
 def test_another_default_dtype_changes_nothing_for_a_model_in_float32():
     script = """
 import torch
+from test_never_silently_wrong import digest
 from cvae_lib import CVAE, CVAEConfig, data, elbo_terms, pretrained
 torch.manual_seed(0)
 settings = {"num_classes": 3, "latent_dim": 2, "hidden": (8,), "event_shape": (1, 4, 4)}
@@ -469,12 +490,19 @@ for part in (bundled, classifier):
     assert {tensor.dtype for tensor in part.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
 assert classifier(bundled.draw(7)).dtype == torch.float32
 for images in data.strokes("test", count=10), data.faces("test", count=5):
-    print(images.images.long().sum().item())
+    print(digest(images))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
     assert done.returncode == 0, done.stderr
-    usual = data.strokes("test", count=10).images, data.faces("test", count=5).images
-    assert done.stdout.split() == [str(int(images.long().sum())) for images in usual]
+    assert done.stdout.split() == [digest(data.strokes("test", count=10)), digest(data.faces("test", count=5))]
+
+
+def digest(images: ImageSet) -> str:
+    """Return a checksum of the images, and of what is known about them."""
+    values = [images.images, *images.attributes.values()]
+    return hashlib.sha256(b"".join(value.contiguous().numpy().tobytes() for value in values)).hexdigest()
 
 
 # --- private or newer names of torch -------------------------------------------------------------------------------
@@ -498,6 +526,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(_: int) -> None:
         raise KeyError("getpwuid(): uid not found")
 
+    pwd = pytest.importorskip("pwd")
     for name in ("HOME", "XDG_CACHE_HOME", "CVAE_DATA", "COURSE_PROGRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)

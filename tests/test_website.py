@@ -270,6 +270,16 @@ def test_a_small_course_becomes_a_site_twice_over(small: Path, tmp_path: Path) -
     assert (out / "LICENSE").read_text() == "As you like."
 
 
+def test_a_folder_of_the_repository_is_named_without_a_link(small: Path, tmp_path: Path) -> None:
+    (small / "starting points").mkdir()
+    (small / "README.md").write_text("# A course\n\nSee [starting points](starting%20points) and [terms](LICENSE).\n")
+    website.make(tmp_path / "out", small)
+    main = BeautifulSoup((tmp_path / "out" / "index.html").read_text(), "html.parser").main
+    assert main is not None and "See starting points and terms." in main.get_text()
+    links = {link.get_text(): link["href"] for link in main.find_all("a")}
+    assert links["terms"] == "LICENSE" and "starting points" not in links
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -383,7 +383,7 @@ print("CVAE without its label better than VAE by", evaluation.mean_and_error(gai
 
 # %% [markdown]
 # Inside one model the label is worth almost the full 2.303 nats: knowing the image leaves little doubt about the digit.
-# The gap of about 3.9 nats splits into that, 2.2, and into a better fit, about 1.7. And the surprise: **the CVAE, not told the
+# The gap of about 3.8 nats splits into that, 2.2, and into a better fit, about 1.6. And the surprise: **the CVAE, not told the
 # label, is a better unconditional model than the VAE.** Labels during training are one reason; this CVAE also has FiLM and 7%
 # more weights, and (3.4) may be a looser bound for one model than for the other.
 #

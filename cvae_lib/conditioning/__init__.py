@@ -129,9 +129,9 @@ class ConditionalBatchNorm(Conditioning):
         return modulated
 
 
-Maker = Callable[[int, int], Conditioning]  # from features F and condition width C to a layer
+Maker = Callable[[int, int], nn.Module]  # from features F and condition width C to a layer (h, c) -> h
 
-CONDITIONINGS: dict[str, Maker] = {
+CONDITIONINGS: dict[str, Callable[[int, int], Conditioning]] = {
     "concatenation": Concatenation,
     "addition": Addition,
     "film": FiLM,
@@ -140,12 +140,12 @@ CONDITIONINGS: dict[str, Maker] = {
 }
 
 
-def make_conditioning(kind: str | Maker, features: int, condition_dim: int) -> Conditioning:
+def make_conditioning(kind: str | Maker, features: int, condition_dim: int) -> nn.Module:
     """Return a conditioning layer for F features and a condition of width C.
 
     Args:
         kind: a name of :data:`CONDITIONINGS`, or a function that makes a layer of your own:
-            ``(features, condition_dim) -> layer``.
+            ``(features, condition_dim) -> layer``; one that widens h says its ``out_features``.
 
     Raises:
         ValueError: if there is no layer of that name, or a width is below 1.

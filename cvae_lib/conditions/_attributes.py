@@ -33,8 +33,8 @@ class AttributeCondition(Condition):
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"Attributes need at least one name, and each its own, not {tuple(names)}.")
+        if isinstance(names, str) or not names or len(set(names)) < len(names):
+            raise ValueError(f"Attributes need at least one name, and each its own, not {names!r}.")
         self.names, self.dim = tuple(names), 2 * len(names)
         self.register_buffer("mean", torch.zeros(len(names)))
         self.register_buffer("std", torch.ones(len(names)))

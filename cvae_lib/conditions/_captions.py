@@ -35,6 +35,8 @@ class Vocabulary:
     """
 
     def __init__(self, words: Sequence[str], length: int) -> None:
+        if isinstance(words, str):
+            raise ValueError(f"A vocabulary is a list of words, not a single string: {words!r}.")
         self.words, self.length = tuple(words), length
         self.ids = {word: number for number, word in enumerate(self.words, 1)}
         if not self.words or length < 1:

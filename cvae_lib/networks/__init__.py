@@ -89,7 +89,7 @@ class MLP(nn.Module):
             if condition_dim and block in chosen:
                 slot = make_conditioning(conditioning, width, condition_dim)
                 self.slots[str(block)] = slot
-                width = slot.out_features
+                width = getattr(slot, "out_features", width)  # a layer of one's own may not say, and leave it
             self.layers.append(nn.Linear(width, [*hidden, out_features][block]))
         self.dropout = nn.Dropout(dropout)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cvae_lib.conditioning import ConditionalBatchNorm, Conditioning, Maker, make_conditioning
+from cvae_lib.conditioning import ConditionalBatchNorm, Maker, make_conditioning
 from cvae_lib.conditions import Representation
 from cvae_lib.gaussians import bounded_log_variance
 from cvae_lib.networks._blocks import (
@@ -58,14 +58,14 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, features: int, out_features: int, scale: float, slot: Conditioning | None, norm: str, dropout: float
+        self, features: int, out_features: int, scale: float, slot: nn.Module | None, norm: str, dropout: float
     ) -> None:
         super().__init__()
         group = norm == "group"
         self.norm = _group_norm(features) if group and not isinstance(slot, ConditionalBatchNorm) else nn.Identity()
         self.slot = slot
         self.scale = scale
-        self.enter = nn.Conv2d(slot.out_features if slot else features, out_features, 3, padding=1)
+        self.enter = nn.Conv2d(getattr(slot, "out_features", features), out_features, 3, padding=1)
         self.inner_norm = _group_norm(out_features) if group else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.leave = nn.Conv2d(out_features, out_features, 3, padding=1)

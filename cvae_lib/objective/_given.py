@@ -75,5 +75,5 @@ def observed(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def at_least_one(samples: int) -> None:
-    if samples < 1:
-        raise ValueError(f"At least 1 sample is needed, not {samples}.")
+    if not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"At least 1 sample is needed, and a whole number of them, not {samples!r}.")

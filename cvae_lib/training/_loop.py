@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cvae_lib.checkpoints import CheckpointError, check_writable
 from cvae_lib.data import Data, ImageSet, fingerprint
@@ -23,19 +22,9 @@ from cvae_lib.training._history import History
 from cvae_lib.training._objective import Loss, Objective
 from cvae_lib.training._processes import process_group
 from cvae_lib.training._progress import Progress
-from cvae_lib.training._resume import Run, setting_repr
+from cvae_lib.training._run import Run, setting_repr
 from cvae_lib.training._schedules import Schedule, make_scheduler
 from cvae_lib.training._stopping import EarlyStopping
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss stopped being a number; the model keeps the last good weights.
-
-    Attributes:
-        history: what training had measured until then.
-    """
-
-    history: History
 
 
 def fit(
@@ -80,8 +69,8 @@ def fit(
         model: a CVAE, or any module with the three distributions of
             :class:`cvae_lib.objective.LatentVariableModel`.
         data: training examples: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader`` that gives (x, y).
-            Tensors and image sets are kept on the device as a whole; the others are read as they come. Under torchrun an
-            ``IterableDataset`` has to give each process (``RANK`` of ``WORLD_SIZE``) a share of its own, equally long.
+            Tensors and image sets are kept on the device as a whole; the others are read as they come. Under torchrun
+            an ``IterableDataset`` has to give each process (``RANK`` of ``WORLD_SIZE``) a share of its own, equally long.
         y: what the model is told in place of the data's own y: a tensor of shape (n, ...), or a tuple or dictionary of
             such, one row per example, NaN only where the condition takes it for "not known"; or a function of the
             :class:`~cvae_lib.data.Batch`, drawing from torch's global random stream.
@@ -131,8 +120,8 @@ def fit(
     Juditsky 1992; fixed seeds for validation as common random numbers.
     """
     check_model(model)
-    limits = {"batch_size": batch_size, "learning_rate": learning_rate, "clip": clip, "patience": patience}
-    check_positive(**limits, epochs=epochs, steps=steps, log_every=log_every)
+    check_positive(batch_size=batch_size, learning_rate=learning_rate, clip=clip, patience=patience)
+    check_positive(epochs=epochs, steps=steps, log_every=log_every)
     if epochs is not None and steps is not None:
         raise ValueError(f"Give one budget, not two: epochs={epochs} and steps={steps}.")
     if ema is not None and not 0 < ema < 1:
@@ -154,16 +143,8 @@ def fit(
         out_of_memory_named(processes.device, getattr(data, "batch_size", None) or batch_size),
     ):
         model.to(processes.device)
-        batches = Batches(
-            model,
-            data,
-            y,
-            batch_size,
-            generator,
-            reads_y=objective is None,
-            rank=processes.rank,
-            size=processes.size,
-        )
+        shared = {"reads_y": objective is None, "rank": processes.rank, "size": processes.size}
+        batches = Batches(model, data, y, batch_size, generator, **shared)
         total, per_epoch = budget(batches, epochs, steps)
         stopping = None
         if validation is not None:
@@ -179,24 +160,17 @@ def fit(
         if compile:
             loss_of = torch.compile(loss_of)
         parameters = list(model.parameters())
-        if optimizer is None:
-            fused = processes.device.type in ("cpu", "cuda")
-            opt: Optimizer = torch.optim.Adam(
-                parameters, lr=float(learning_rate), betas=betas, weight_decay=weight_decay, fused=fused
-            )
-        else:
-            opt = optimizer(parameters)
+        adam = {"lr": float(learning_rate), "betas": betas, "weight_decay": weight_decay}
+        fused = processes.device.type in ("cpu", "cuda")
+        opt = torch.optim.Adam(parameters, fused=fused, **adam) if optimizer is None else optimizer(parameters)  # type: ignore[arg-type]
         scheduler = make_scheduler(schedule, opt, total)
         average = copy.deepcopy(model).eval() if ema is not None else None
-        live, averaged = _floats(model), [] if average is None else _floats(average)
         history = History()
-        settings = {
-            **{name: setting_repr(value) for name, value in (("beta", beta), ("objective", objective))},
-            **{name: setting_repr(value) for name, value in (("schedule", schedule), ("optimizer", optimizer))},
-            **{"learning_rate": learning_rate, "betas": list(betas), "weight_decay": weight_decay, "clip": clip},
-            **{"batch_size": batch_size, "ema": ema, "patience": patience, "criterion": setting_repr(criterion)},
-            **{"precision": precision, "seed": seed, "y": setting_repr(y) if callable(y) else None},
-        }
+        named = {"beta": beta, "objective": objective, "schedule": schedule, "optimizer": optimizer, "clip": clip}
+        named |= {"learning_rate": learning_rate, "betas": list(betas), "weight_decay": weight_decay, "ema": ema}
+        named |= {"batch_size": batch_size, "patience": patience, "criterion": criterion, "precision": precision}
+        named |= {"seed": seed, "y": y if callable(y) else None}
+        settings = {name: setting_repr(value) for name, value in named.items()}
         if folder is not None:
             settings["data"] = fingerprint(batches.data, None if callable(y) else batches.y)
             if stopping is not None:
@@ -210,8 +184,8 @@ def fit(
                 seed_streams(int(torch.randint(2**31, (), device="cpu")) + processes.rank, processes.device)
 
         step = history.steps[-1] if history.steps else 0
+        run.remember()
         sums = torch.zeros(4, device=processes.device, dtype=batches.dtype)  # loss, distortion, rate; examples
-        good = [tensor.clone() for tensor in live + averaged]
         before, began = history.seconds[-1] if history.seconds else 0.0, time.monotonic()
 
         model.train()
@@ -238,8 +212,7 @@ def fit(
                             )
                         if not math.isfinite(loss.item()):
                             batches.check(batch, step)
-                            what = f"The loss became {loss.item()} at step {step}"
-                            raise _diverged(what, live + averaged, good, history)
+                            raise run.diverged(f"The loss became {loss.item()} at step {step}")
                         opt.zero_grad(set_to_none=True)
                         loss.backward()
                         if clip is not None:
@@ -247,7 +220,7 @@ def fit(
                         opt.step()
                         scheduler.step()
                         if ema is not None:
-                            get_ema_multi_avg_fn(min(ema, (1 + step) / (10 + step)))(averaged, live, step)
+                            run.average_weights(min(ema, (1 + step) / (10 + step)), step)
                         sums[:3] += means * len(batch.x)
                         sums[3] += len(batch.x)
                         step += 1
@@ -259,12 +232,10 @@ def fit(
                             raise ValueError(f"{batches.name} gives no batch; drop_last may leave nothing.")
 
                     # The end of an epoch, or of the budget in the midst of one.
-                    processes.align(live + averaged)
+                    processes.align(run.live + run.averaged)
                     if not all(bool(tensor.isfinite().all()) for tensor in parameters):
-                        what = f"A weight became NaN or infinite before step {step}"
-                        raise _diverged(what, live + averaged, good, history)
-                    for kept, tensor in zip(good, live + averaged, strict=True):
-                        kept.copy_(tensor)
+                        raise run.diverged(f"A weight became NaN or infinite before step {step}")
+                    run.remember()
                     *means, _ = (processes.total(sums) / sums[3]).tolist()
                     for column, value in zip((history.loss, history.distortion, history.rate), means, strict=True):
                         column.append(value)
@@ -290,30 +261,5 @@ def fit(
                     f"Stopped by hand after {len(history)} full epochs; the model and its history are usable.{where}"
                 )
             finally:
-                opt.zero_grad(set_to_none=True)
-                if stopping is not None and stopping.best:
-                    model.load_state_dict(stopping.best)
-                elif average is not None:
-                    for tensor, kept in zip(live, averaged, strict=True):
-                        tensor.copy_(kept)
-                model.eval()
+                run.finish()
     return history
-
-
-def _floats(model: nn.Module) -> list[Tensor]:
-    """Return every parameter and floating-point buffer, detached: what an average is taken of."""
-    # An infinite buffer, such as a mask or a limit, is a constant, and the average of infinity with itself is NaN.
-    buffers = [b for b in model.buffers() if not b.isinf().any()]
-    return [t.detach() for t in [*model.parameters(), *buffers] if t.is_floating_point()]
-
-
-def _diverged(what: str, tensors: list[Tensor], good: list[Tensor], history: History) -> TrainingDiverged:
-    """Put the weights back to where they were, and return the error that says so."""
-    for tensor, kept in zip(tensors, good, strict=True):
-        tensor.copy_(kept)
-    error = TrainingDiverged(
-        f"{what}, so training has stopped, and the model keeps weights from before epoch {len(history) + 1}; "
-        "try a smaller learning_rate, or clip=1.0."
-    )
-    error.history = history
-    return error

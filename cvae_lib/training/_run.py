@@ -1,4 +1,4 @@
-"""The whole state of a run at the end of an epoch: what a checkpoint keeps, and how a run takes it up again."""
+"""What moves while a model trains, weights, averages and optimiser: kept in a checkpoint, and taken up again."""
 
 import base64
 import dataclasses
@@ -9,11 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cvae_lib.checkpoints import CheckpointError, described, load_weights, prefixed, read, stripped, write
 from cvae_lib.training._checkpoint import CARD
 from cvae_lib.training._history import History
 from cvae_lib.training._stopping import EarlyStopping
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss stopped being a number; the model keeps the last good weights.
+
+    Attributes:
+        history: what training had measured until then.
+    """
+
+    history: History
 
 
 def setting_repr(value: Any) -> Any:
@@ -45,6 +56,40 @@ class Run:
     generator: torch.Generator
     history: History
     settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.live, self.averaged = _floats(self.model), _floats(self.average) if self.average is not None else []
+        self.good = [tensor.clone() for tensor in self.live + self.averaged]
+
+    def average_weights(self, decay: float, step: int) -> None:
+        r"""Move the averages, :math:`\bar w \leftarrow d \bar w + (1 - d) w`."""
+        get_ema_multi_avg_fn(decay)(self.averaged, self.live, step)
+
+    def remember(self) -> None:
+        """Keep a copy of the weights, to go back to."""
+        for kept, tensor in zip(self.good, self.live + self.averaged, strict=True):
+            kept.copy_(tensor)
+
+    def diverged(self, what: str) -> TrainingDiverged:
+        """Put the weights back to where they were, and return the error that says so."""
+        for tensor, kept in zip(self.live + self.averaged, self.good, strict=True):
+            tensor.copy_(kept)
+        error = TrainingDiverged(
+            f"{what}, so training has stopped, and the model keeps weights from before epoch {len(self.history) + 1}; "
+            "try a smaller learning_rate, or clip=1.0."
+        )
+        error.history = self.history
+        return error
+
+    def finish(self) -> None:
+        """Leave the model with the weights that were asked for: the best, else the average, else those it has."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.stopping is not None and self.stopping.best:
+            self.model.load_state_dict(self.stopping.best)
+        elif self.average is not None:
+            for tensor, kept in zip(self.live, self.averaged, strict=True):
+                tensor.copy_(kept)
+        self.model.eval()
 
     def save(self, folder: Path) -> None:
         """Write the state into a folder, in place of the one that is there.
@@ -131,3 +176,8 @@ class Run:
 def _rng(kind: str) -> Any:
     """Return torch's module for the random stream of a kind of device."""
     return {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}[kind]
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    """Return every parameter and floating-point buffer, detached: what an average is taken of."""
+    return [t.detach() for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
