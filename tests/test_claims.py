@@ -259,7 +259,9 @@ def test_chapter_06_prints_what_its_prose_says():
     assert "raw, loose: The loss became nan at step 1" in text
     assert number(r"raw, careful: sigma up to (\d+)", text) == round(math.exp(5))
     assert number(r"scaled, loose: sigma up to (\d+)", text) < 10
-    assert "distortion 64.39 + rate 9.94" in text and "distortion 61.35 + rate 9.88" in text  # "not from a lower rate"
+    last = re.findall(r"^epoch +5/5 .* distortion ([\d.]+) \+ rate ([\d.]+)", text, re.M)[-2:]  # the corner
+    for found, said in zip(last, ((64.4, 9.9), (61.4, 9.9)), strict=True):  # "not from a lower rate"
+        assert [float(value) for value in found] == pytest.approx(said, abs=0.1)
     assert "14% fewer" in text and "89% sevens" in text
     sigma = r"^{}: the prior's sigma peaks at ([\d.]+) in step \d+, where .* has ([\d.]+); .* ([\d.]+), .* ([\d.]+)\.$"
     for name, least in (("free", 3), ("leashed", 1.5)):
@@ -267,7 +269,7 @@ def test_chapter_06_prints_what_its_prose_says():
         assert peak > max(least, asked + 0.5) and abs(end - fitting) < 0.1  # "overshoots", "as wide as they need"
         assert (peak < 2 and end < 1.1) == (name == "leashed")
     ends = [number(rf"^{name} +ELBO (-[\d.]+)", text, re.M) for name in ("free", "leashed")]
-    assert 2.5 < ends[1] - ends[0] < 3.5  # "three nats of ELBO better"
+    assert ends[1] - ends[0] > 1  # "at least a nat"; 2.9 where training multiplies in bf16, 1.6 in float32
 
 
 DIAL = (0.1, 1, 3, 10, 20, 30, 40)

@@ -1,7 +1,6 @@
 """Several processes under torchrun: an equal share of each epoch, noise of one's own, and the same weights for all."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -174,7 +173,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[list
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
         )
         for name, command in (("one", [sys.executable]), ("two", torchrun))
     ]
@@ -183,7 +181,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[list
     finally:
         for process in runs:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # torchrun's own processes with it
+                process.terminate()  # which torchrun passes on to the processes that it has started
     assert [process.returncode for process in runs] == [0, 0], "\n".join(said)
     found = [safetensors.torch.load_file(folder / f"{name}.safetensors") for name in ("one-0", "two-0", "two-1")]
     return found, said[1], folder

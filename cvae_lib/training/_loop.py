@@ -70,7 +70,7 @@ def fit(
             :class:`cvae_lib.objective.LatentVariableModel`.
         data: training examples: tensors (x, y), an ``ImageSet``, a ``Dataset`` or a ``DataLoader`` that gives (x, y).
             Tensors and image sets are kept on the device as a whole; the others are read as they come. Under torchrun
-            an ``IterableDataset`` has to give each process (``RANK`` of ``WORLD_SIZE``) a share of its own, equally long.
+            an ``IterableDataset`` must give each process (``RANK`` of ``WORLD_SIZE``) its own share, equally long.
         y: what the model is told in place of the data's own y: a tensor of shape (n, ...), or a tuple or dictionary of
             such, one row per example, NaN only where the condition takes it for "not known"; or a function of the
             :class:`~cvae_lib.data.Batch`, drawing from torch's global random stream.
