@@ -26,7 +26,7 @@ _HOMES = {
     "save_checkpoint": "training",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
     from cvae_lib.checkpoints import CheckpointError as CheckpointError

@@ -148,7 +148,33 @@ class Parts(NamedTuple):
     decoder: nn.Module
     condition: Condition
     prior: nn.Module
-    likelihood: Likelihood
+    likelihood: nn.Module
+
+
+def compose(
+    encoder: Any, decoder: Any, condition: Condition | None, prior: nn.Module | None, likelihood: Any
+) -> Parts:
+    """Return modules of one's own as the parts of a CVAE, those that are not given filled in.
+
+    Raises:
+        ValueError: if a part is missing or no module.
+    """
+    if not isinstance(encoder, nn.Module) or not isinstance(decoder, nn.Module):
+        raise ValueError("A CVAE is made of modules: CVAE(encoder, decoder, likelihood=...), or of a CVAEConfig.")
+    if prior is not None and not isinstance(prior, nn.Module):
+        raise ValueError(f"A prior is a module (c, batch) -> Distribution, and {type(prior).__name__} is none.")
+    if not isinstance(likelihood, nn.Module):
+        raise ValueError(
+            "Say what p(x|z,y) is: likelihood=BernoulliPixels() for binary pixels, GaussianPixels() for grey or "
+            "coloured ones, GaussianPixels(link='identity') for other numbers."
+        )
+    if prior is None:
+        widths = [getattr(network, "latent_dim", None) for network in (encoder, decoder)]
+        latents = next((width for width in widths if isinstance(width, int)), None)
+        if latents is None:
+            raise ValueError("Say what p(z|y) is: prior=StandardNormal(latent_dim), or another of cvae_lib.priors.")
+        prior = StandardNormal(latents)
+    return Parts(encoder, decoder, condition or NoCondition(), prior, likelihood)
 
 
 def build(config: CVAEConfig, condition: Condition | None = None) -> Parts:

@@ -26,12 +26,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from cvae_lib.conditions import Condition, NoCondition, Representation, Tokens, examples, repeated
-from cvae_lib.config import OWN, CVAEConfig, build
+from cvae_lib.conditions import Condition, Representation, Tokens, examples, on_device, repeated
+from cvae_lib.config import OWN, CVAEConfig, build, compose
 from cvae_lib.data import map_tensors, tensors_in
-from cvae_lib.environment import seeded
+from cvae_lib.environment import sample_from
 from cvae_lib.gaussians import diagonal_gaussian
-from cvae_lib.priors import StandardNormal, tempered_sample
+from cvae_lib.priors import tempered_sample
 
 __all__ = ["CVAE", "CVAEConfig", "Output"]
 
@@ -96,20 +96,11 @@ class CVAE(nn.Module):
                 raise ValueError("A config says what decoder, prior and likelihood are; pass modules, or a config.")
             config = encoder or CVAEConfig()
             self.config = config if condition is None else dataclasses.replace(config, condition=OWN)
-            encoder, decoder, condition, prior, likelihood = build(config, condition)
-        if not isinstance(encoder, nn.Module) or not isinstance(decoder, nn.Module):
-            raise ValueError("A CVAE is made of modules: CVAE(encoder, decoder, likelihood=...), or of a CVAEConfig.")
-        if prior is not None and not isinstance(prior, nn.Module):
-            raise ValueError(f"A prior is a module (c, batch) -> Distribution, and {type(prior).__name__} is none.")
-        if not isinstance(likelihood, nn.Module):
-            raise ValueError(
-                "Say what p(x|z,y) is: likelihood=BernoulliPixels() for binary pixels, GaussianPixels() for grey or "
-                "coloured ones, GaussianPixels(link='identity') for other numbers."
-            )
-        self.condition = condition or NoCondition()
-        self.likelihood_module = likelihood
-        self.encoder, self.decoder = encoder, decoder
-        self.prior_module = prior if prior is not None else StandardNormal(_latent_dim(encoder, decoder))
+            parts = build(config, condition)
+        else:
+            parts = compose(encoder, decoder, condition, prior, likelihood)
+        self.condition, self.likelihood_module = parts.condition, parts.likelihood
+        self.encoder, self.decoder, self.prior_module = parts.encoder, parts.decoder, parts.prior
 
     @classmethod
     def from_config(cls, config: CVAEConfig, *, condition: Condition | None = None) -> "CVAE":
@@ -156,18 +147,11 @@ class CVAE(nn.Module):
 
     def _read(self, y: Any, lead: tuple[int, ...] | None = None) -> Representation | None:
         """Return c in the model's dtype, repeated over the axes ``lead`` of x or z, the last of them the batch."""
-        c = self.condition(y if y is None else self._as_tensors(y))
+        c = self.condition(on_device(y, self.device))
         if c is None:
             return None
         c = Tokens(self._cast(c.values), c.mask) if isinstance(c, Tokens) else self._cast(c)
         return c if lead is None else repeated(c, lead)
-
-    def _as_tensors(self, y: Any) -> Any:
-        """Return y on the model's device: a number, an array, or a list of numbers or of such lists as a tensor."""
-        if _is_numbers(y) or (hasattr(y, "__array__") and not isinstance(y, Tensor)):
-            y = torch.as_tensor(list(y) if isinstance(y, range) else y, device=self.device)
-        y = y[None] if isinstance(y, Tensor) and y.ndim == 0 else y
-        return map_tensors(lambda part: part.to(self.device), y)
 
     def _read_for(self, network: nn.Module, y: Any, lead: tuple[int, ...]) -> Representation | None:
         """Return c for a network, or None where it reads none."""
@@ -208,7 +192,7 @@ class CVAE(nn.Module):
             raise ValueError("Say how many: pass y, or batch=... for a model without a condition.")
         c = self._read(y, None if batch is None else (batch,))
         if batch is None:
-            batch = len(self._as_tensors(y)) if c is None else examples(c)
+            batch = len(on_device(y, self.device)) if c is None else examples(c)
         p = self.prior_module(c, batch)
         if not isinstance(p, Distribution):
             raise ValueError(f"The prior must return a torch Distribution, not {type(p).__name__}.")
@@ -290,11 +274,7 @@ class CVAE(nn.Module):
         z = tempered_sample(self.prior(y, batch=count), temperature, generator)
         distribution = self.likelihood(z, y)
         if sample:
-            if generator is None:
-                return distribution.sample()  # type: ignore[no-any-return]
-            seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-            with seeded(seed, z.device):
-                return distribution.sample()  # type: ignore[no-any-return]
+            return sample_from(distribution, generator)
         return _mean(distribution, "pass sample=True")
 
     @torch.no_grad()
@@ -311,23 +291,9 @@ class CVAE(nn.Module):
         return sum(math.prod(p.shape) for p in self.parameters() if p.requires_grad)
 
 
-def _is_numbers(y: Any) -> bool:
-    """Say whether y is a number, or a list of numbers or of such lists."""
-    if isinstance(y, list):
-        return bool(y) and all(_is_numbers(value) for value in y)
-    return isinstance(y, int | float | range) and not isinstance(y, bool)
-
-
 def _mean(p: Distribution, instead: str) -> Tensor:
     """Return the mean of p(x|z,y), or say what to do where it has none."""
     try:
         return p.mean
     except NotImplementedError:
         raise ValueError(f"A {type(p).__name__} has no mean; {instead}.") from None
-
-
-def _latent_dim(*networks: nn.Module) -> int:
-    for network in networks:
-        if isinstance(found := getattr(network, "latent_dim", None), int):
-            return found
-    raise ValueError("Say what p(z|y) is: prior=StandardNormal(latent_dim), or another of cvae_lib.priors.")

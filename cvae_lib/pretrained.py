@@ -1,4 +1,4 @@
-"""Bundled checkpoints: weights beside a card that says where they come from, in the format of :mod:`cvae_lib.checkpoints`.
+"""Bundled checkpoints: weights beside a card that says where they come from, see :mod:`cvae_lib.checkpoints`.
 
 Loading runs no code from the file, and refuses weights whose checksum is not the card's.
 """
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cvae_lib.checkpoints import CheckpointError, Tensors, built, described, load_weights, prefixed, read, stripped, write
+from cvae_lib.checkpoints import CheckpointError as CheckpointError
+from cvae_lib.checkpoints import Tensors, built, described, load_weights, prefixed, read, stripped, write
 from cvae_lib.environment import pick_device
 from cvae_lib.evaluation import Classifier
 from cvae_lib.model import CVAE

@@ -147,7 +147,7 @@ def test_chapter_05s_numbers_are_the_librarys():
 @needs_05
 def test_chapter_05s_words_and_their_weights_are_the_librarys():
     lifted = lift(CHAPTER_05, "Words", "attend")
-    mine, theirs = lifted["Words"](7, 4, 6), CaptionCondition(Vocabulary("abcdefg", 4), 6)
+    mine, theirs = lifted["Words"](7, 4, 6), CaptionCondition(Vocabulary(tuple("abcdefg"), 4), 6)
     theirs.load_state_dict(mine.state_dict())
     ids = torch.tensor([[3, 1, 0, 0], [7, 2, 2, 5], [0, 0, 0, 0]])
     values, mask = mine(ids)

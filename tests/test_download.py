@@ -300,9 +300,10 @@ def test_digits_takes_what_the_server_gives(use: Use, tmp_path: Path, capsys: py
 
 
 def test_digits_asks_a_network_that_fails_only_once(
-    server: Server, use: Use, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, use: Use, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use("missing", "cut")
+    monkeypatch.setattr(environment.settings, "dataset", 20)
     for split in ("train", "test", "train"):
         assert data.digits(split, root=tmp_path).name == "strokes"
     assert len(server.asked) == 2, "each mirror once"

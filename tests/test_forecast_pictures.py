@@ -49,7 +49,8 @@ def test_fans_share_their_scale_and_one_legend():
 def test_a_timeline_marks_the_weeks_without_a_value():
     values = torch.arange(50.0)
     values[[4, 20]] = math.nan
-    picture = figures.timeline(1958 + torch.arange(50.0), values, "A record with two holes.", spans={"fit": (1960, 1970)})
+    years, fitted = 1958 + torch.arange(50.0), {"fit": (1960, 1970)}
+    picture = figures.timeline(years, values, "A record with two holes.", spans=fitted)
     (axes,) = picture.figure.axes
     assert list(axes.get_lines()[1].get_xdata()) == [1962, 1978]
     assert [text.get_text() for text in axes.texts] == ["fit"]

@@ -350,7 +350,6 @@ def test_data_that_give_nothing_are_refused():
         (DataLoader([{"x": torch.zeros(2)}]), r"must give x, or a pair \(x, y\), of tensors, not dict"),
         (DataLoader(TorchTensors(torch.zeros(8, 1, 6, 4))), "the data give no y"),
     ],
-    ids=str,
 )
 def test_data_that_are_none_are_named(data, clue, as_users_call):
     with pytest.raises(ValueError, match=clue):
@@ -537,7 +536,6 @@ def test_the_callers_default_dtype_and_device_change_nothing(default, settings):
         ({"y": bars().labels.to_sparse()}, "y must be dense, and holds a sparse tensor"),
         ({"y": (bars().labels, torch.eye(len(bars())).to_sparse())}, "y must be dense"),
     ],
-    ids=str,
 )
 def test_bad_arguments_are_named_before_anything_changes(changes, clue, as_users_call):
     model = small().eval()

@@ -26,6 +26,7 @@ from cvae_lib.conditions._condition import (
     examples,
     given,
     masked_mean,
+    on_device,
     repeated,
     without_padding,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "as_vector",
     "examples",
     "masked_mean",
+    "on_device",
     "repeated",
     "without_padding",
 ]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from cvae_lib.data import tensors_in
+from cvae_lib.data import map_tensors, tensors_in
 from cvae_lib.environment import is_cheap_to_inspect
 
 MISSING = -1
@@ -66,6 +66,21 @@ def repeated(c: Representation, lead: tuple[int, ...]) -> Tensor | Tokens:
 
 def _repeated_rows(tensor: Tensor, lead: tuple[int, ...]) -> Tensor:
     return tensor.expand(*lead, *tensor.shape[1:]).reshape(-1, *tensor.shape[1:])
+
+
+def on_device(y: Any, device: torch.device) -> Any:
+    """Return y on a device: a number, an array, or a list of numbers or of such lists as a tensor; None stays None."""
+    if _is_numbers(y) or (hasattr(y, "__array__") and not isinstance(y, Tensor)):
+        y = torch.as_tensor(list(y) if isinstance(y, range) else y, device=device)
+    y = y[None] if isinstance(y, Tensor) and y.ndim == 0 else y
+    return map_tensors(lambda part: part.to(device), y)
+
+
+def _is_numbers(y: Any) -> bool:
+    """Say whether y is a number, or a list of numbers or of such lists."""
+    if isinstance(y, list):
+        return bool(y) and all(_is_numbers(value) for value in y)
+    return isinstance(y, int | float | range) and not isinstance(y, bool)
 
 
 class Condition(nn.Module):

@@ -26,17 +26,9 @@ from cvae_lib.data._examples import (
     tensors_in,
     unpacked,
 )
-from cvae_lib.data._imageset import (
-    Batch,
-    Batches,
-    ImageSet,
-    PixelMode,
-    as_pixels,
-    binarise,
-    check_split,
-    check_unit_interval,
-)
+from cvae_lib.data._imageset import Batch, Batches, ImageSet, check_split
 from cvae_lib.data._loading import Minibatches, fingerprint
+from cvae_lib.data._pixels import PixelMode, as_pixels, binarise, check_unit_interval
 from cvae_lib.data._series import Weekly, co2, simulated_weekly, sliding, weekly
 from cvae_lib.data._table import Table
 from cvae_lib.datasets.series import COUNTS, Forks

@@ -13,7 +13,7 @@ from cvae_lib.environment._devices import (
     plain_defaults,
 )
 from cvae_lib.environment._files import cache_folder, data_root, write_atomically
-from cvae_lib.environment._random import named_generator, seed_streams, seeded
+from cvae_lib.environment._random import named_generator, sample_from, seed_streams, seeded
 from cvae_lib.environment._settings import Settings, at_most, settings, shows_progress
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "named_generator",
     "pick_device",
     "plain_defaults",
+    "sample_from",
     "seed_streams",
     "seeded",
     "settings",

@@ -5,6 +5,8 @@ import random
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
+from torch.distributions import Distribution
 
 # Two streams begun at one seed would give the pixels and the latents the same numbers, and noise that follows the
 # pixels is information.
@@ -43,3 +45,28 @@ def seed_streams(seed: int, device: torch.device) -> None:
             torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
+
+
+def sample_from(p: Distribution, generator: torch.Generator | None = None) -> Tensor:
+    """Draw from any distribution with a generator, though torch's distributions know global streams only.
+
+    Args:
+        p: what is drawn from.
+        generator: seeds the global streams while p draws; None leaves them as they are.
+    """
+    if generator is None:
+        return p.sample()
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    with seeded(seed, _device_of(p) or generator.device):
+        return p.sample()
+
+
+def _device_of(p: Distribution) -> torch.device | None:
+    """Return where a distribution draws: the device of the first tensor that it, or one it is made of, holds."""
+    for value in vars(p).values():
+        found = value.device if isinstance(value, Tensor) else None
+        if isinstance(value, Distribution):
+            found = _device_of(value)
+        if found is not None:
+            return found
+    return None

@@ -15,7 +15,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from cvae_lib.conditions import Representation, Tokens, as_vector, without_padding
 from cvae_lib.data import as_pixels, check_unit_interval
-from cvae_lib.environment import seeded
+from cvae_lib.environment import sample_from
 from cvae_lib.gaussians import at_least_float32, bounded_log_variance, diagonal_gaussian
 from cvae_lib.networks import check_whole
 
@@ -260,7 +260,7 @@ def tempered_sample(
     elif temperature != 1:
         raise ValueError(f"A temperature scales Gaussians, and this prior gives a {type(p).__name__}; leave it at 1.")
     else:
-        return _own_sample(p, generator)
+        return sample_from(p, generator)
     noise = torch.randn(mean.shape, generator=generator, device=device or mean.device, dtype=mean.dtype).to(mean.device)
     sample: Tensor = mean + temperature * scale * noise
     return sample
@@ -269,23 +269,3 @@ def tempered_sample(
 def _is_gaussian(p: Distribution) -> bool:
     """Say whether p is a diagonal Gaussian; a subclass of ``Normal`` may draw in a way of its own."""
     return isinstance(p, Independent) and type(p.base_dist) is Normal
-
-
-def _own_sample(p: Distribution, generator: torch.Generator | None) -> Float[Tensor, "b d"]:
-    """Draw by the distribution's own method, which knows global streams only."""
-    if generator is None:
-        return p.sample()
-    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    with seeded(seed, _device_of(p) or generator.device):
-        return p.sample()
-
-
-def _device_of(p: Distribution) -> torch.device | None:
-    """Return where a distribution draws: the device of the first tensor that it, or one it is made of, holds."""
-    for value in vars(p).values():
-        found = value.device if isinstance(value, Tensor) else None
-        if isinstance(value, Distribution):
-            found = _device_of(value)
-        if found is not None:
-            return found
-    return None

@@ -143,7 +143,7 @@ def fit(
         out_of_memory_named(processes.device, getattr(data, "batch_size", None) or batch_size),
     ):
         model.to(processes.device)
-        shared = {"reads_y": objective is None, "rank": processes.rank, "size": processes.size}
+        shared: dict[str, Any] = {"reads_y": objective is None, "rank": processes.rank, "size": processes.size}
         batches = Batches(model, data, y, batch_size, generator, **shared)
         total, per_epoch = budget(batches, epochs, steps)
         stopping = None
@@ -166,10 +166,10 @@ def fit(
         scheduler = make_scheduler(schedule, opt, total)
         average = copy.deepcopy(model).eval() if ema is not None else None
         history = History()
-        named = {"beta": beta, "objective": objective, "schedule": schedule, "optimizer": optimizer, "clip": clip}
-        named |= {"learning_rate": learning_rate, "betas": list(betas), "weight_decay": weight_decay, "ema": ema}
+        named: dict[str, Any] = {"beta": beta, "objective": objective, "schedule": schedule, "optimizer": optimizer}
+        named |= {"learning_rate": learning_rate, "betas": list(betas), "weight_decay": weight_decay}
         named |= {"batch_size": batch_size, "patience": patience, "criterion": criterion, "precision": precision}
-        named |= {"seed": seed, "y": y if callable(y) else None}
+        named |= {"seed": seed, "clip": clip, "ema": ema, "y": y if callable(y) else None}
         settings = {name: setting_repr(value) for name, value in named.items()}
         if folder is not None:
             settings["data"] = fingerprint(batches.data, None if callable(y) else batches.y)

@@ -180,4 +180,6 @@ def _rng(kind: str) -> Any:
 
 def _floats(model: nn.Module) -> list[Tensor]:
     """Return every parameter and floating-point buffer, detached: what an average is taken of."""
-    return [t.detach() for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
+    # An infinite buffer, such as a mask or a limit, is a constant, and the average of infinity with itself is NaN.
+    buffers = [b for b in model.buffers() if not b.isinf().any()]
+    return [t.detach() for t in [*model.parameters(), *buffers] if t.is_floating_point()]
