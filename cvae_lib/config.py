@@ -157,7 +157,7 @@ def compose(
     """Return modules of one's own as the parts of a CVAE, those that are not given filled in.
 
     Raises:
-        ValueError: if a part is missing or no module.
+        ValueError: if a part is missing or no module, or there is a condition that no part reads.
     """
     if not isinstance(encoder, nn.Module) or not isinstance(decoder, nn.Module):
         raise ValueError("A CVAE is made of modules: CVAE(encoder, decoder, likelihood=...), or of a CVAEConfig.")
@@ -174,6 +174,11 @@ def compose(
         if latents is None:
             raise ValueError("Say what p(z|y) is: prior=StandardNormal(latent_dim), or another of cvae_lib.priors.")
         prior = StandardNormal(latents)
+    silent = [not getattr(network, "reads_condition", True) for network in (encoder, decoder)]
+    if condition is not None and condition.dim and all(silent) and isinstance(prior, StandardNormal):
+        raise ValueError(
+            f"Nothing in this model reads the condition: give encoder and decoder condition_dim={condition.dim}."
+        )
     return Parts(encoder, decoder, condition or NoCondition(), prior, likelihood)
 
 

@@ -169,7 +169,7 @@ class CVAE(nn.Module):
                 returns something else than two tensors (B, D).
         """
         if not isinstance(x, Tensor):
-            raise ValueError(f"x must be a tensor, not {type(x).__name__}; torch.as_tensor(x) makes one of an array.")
+            raise ValueError(f"x must be a tensor, not {type(x).__name__}; torch.as_tensor(x) makes one.")
         pair = self.encoder(self._cast(x), self._read_for(self.encoder, y, (len(x),)))
         if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
             raise ValueError(f"The encoder must return (mean, log_variance), not {type(pair).__name__}.")
@@ -213,8 +213,7 @@ class CVAE(nn.Module):
                 likelihood return something else than the contract says.
         """
         if z.ndim < 2 or not z.is_floating_point():
-            found = f"{z.dtype} of shape {tuple(z.shape)}"
-            raise ValueError(f"z is floats of shape (B, D), or (K, B, D) for K samples each, not {found}.")
+            raise ValueError(f"z is floats of shape (B, D), or (K, B, D) for K samples, not {z.dtype} {tuple(z.shape)}.")
         lead = tuple(z.shape[:-1])
         c = self._read_for(self.decoder, y, lead)  # (K*B, C)
         output = self.decoder(self._cast(z.flatten(0, -2)), c)  # (K*B, ...)
@@ -271,6 +270,8 @@ class CVAE(nn.Module):
             raise ValueError("This model takes no y; say count=... alone.")
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
             raise ValueError(f"count must be a whole number of at least 1, not {count!r}.")
+        if y is None and count is None:
+            raise ValueError("Say how many to draw: pass y, or count=... for a model without a condition.")
         z = tempered_sample(self.prior(y, batch=count), temperature, generator)
         distribution = self.likelihood(z, y)
         if sample:

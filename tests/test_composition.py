@@ -13,7 +13,7 @@ from cvae_lib import CVAE, elbo_terms, importance_weighted_bound
 from cvae_lib.conditions import LabelCondition
 from cvae_lib.likelihoods import GaussianPixels
 from cvae_lib.model import Output
-from cvae_lib.networks import ConvolutionalDecoder, ConvolutionalEncoder, MLPDecoder
+from cvae_lib.networks import ConvolutionalDecoder, ConvolutionalEncoder, MLPDecoder, MLPEncoder
 from cvae_lib.objective import LatentVariableModel
 from cvae_lib.priors import ConditionalGaussian, StandardNormal, VampPrior
 from cvae_lib.training import fit
@@ -388,3 +388,16 @@ def test_as_many_entries_as_examples_do_not_hide_the_mistake(as_users_call):
 )
 def test_a_part_that_is_missing_or_none_is_named_at_once(make, sentence, as_users_call):
     raises(sentence, make)
+
+
+def test_a_condition_that_no_part_reads_is_refused():
+    networks = MLPEncoder((5,), (4,), 2), MLPDecoder(2, (4,), (5,))
+    with pytest.raises(ValueError, match="Nothing in this model reads the condition.*condition_dim=3"):
+        CVAE(*networks, condition=LabelCondition(3), likelihood=GaussianPixels(link="identity", event_dims=1))
+    model = CVAE(  # a prior that moves with y is enough
+        *networks,
+        condition=LabelCondition(3),
+        prior=ConditionalGaussian(2, 3),
+        likelihood=GaussianPixels(link="identity", event_dims=1),
+    )
+    assert model.draw([0, 1, 2]).shape == (3, 5)

@@ -85,7 +85,7 @@ class _OfLabels(Condition):
 
 
 class LabelCondition(_OfLabels):
-    r"""A class label as a one-hot row, :math:`c_{bk} = 1[y_b = k]`; a missing label is a row of zeros.
+    r"""A class label as a one-hot row, :math:`c_{bk} = 1[y_b = k]`; a missing label, -1, is a row of zeros.
 
     Args:
         num_classes: how many classes there are; labels run from 0 to ``num_classes - 1``.
@@ -113,7 +113,7 @@ class LabelCondition(_OfLabels):
 
 
 class EmbeddingCondition(_OfLabels):
-    r"""A class label as a learned vector, :math:`c_b = E_{y_b}`; a missing label is a row of zeros.
+    r"""A class label as a learned vector, :math:`c_b = E_{y_b}`; a missing label, -1, is a row of zeros.
 
     Args:
         num_classes: how many classes there are.

@@ -174,7 +174,8 @@ def checked_labels(y: Int64[Tensor, " b"] | None, classes: int) -> Int64[Tensor,
     if isinstance(y, Tensor) and y.ndim == 1 and y.dtype in (torch.int32, torch.int16, torch.uint8):
         y = y.long()
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1:
-        raise ValueError(f"Labels must be int64 of shape (B,), not {described(y)}.")
+        way = "labels.long().flatten() makes whole numbers of shape (B, 1) so, one_hot.argmax(1) one-hot rows"
+        raise ValueError(f"Labels must be int64 of shape (B,), not {described(y)}; {way}.")
     if is_cheap_to_inspect(y):  # elsewhere a label out of range counts as missing
         least, most = (int(end) for end in y.aminmax())
         if least < MISSING or most >= classes:

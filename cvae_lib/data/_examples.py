@@ -61,7 +61,9 @@ class TensorSet:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", _as_tensor(self.x, "x"))
-        if self.y is not None:
+        if isinstance(self.y, list) and not tensors_in(self.y):  # of numbers, which would else count as so many parts
+            object.__setattr__(self, "y", _as_tensor(self.y, "y"))
+        elif self.y is not None:
             object.__setattr__(self, "y", pytree.tree_map(lambda part: _as_tensor(part, "y"), self.y))
         if self.x.ndim < 2 or not self.x.numel():
             raise ValueError(f"x must have a row for each example, shape (n, ...), not {tuple(self.x.shape)}.")

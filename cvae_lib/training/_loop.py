@@ -128,6 +128,8 @@ def fit(
         raise ValueError(f"ema must lie between 0 and 1, such as 0.999, not be {ema}.")
     if validation is None and (patience is not None or criterion is not None):
         raise ValueError("patience and criterion need a validation set to judge by: pass validation=...")
+    if optimizer is not None and (isinstance(optimizer, Optimizer) or not callable(optimizer)):
+        raise ValueError("optimizer makes one of the parameters: lambda p: torch.optim.SGD(p, 0.1), not an optimiser.")
     if resume and checkpoint is None:
         raise ValueError("resume needs a folder: pass checkpoint=...")
     folder = None if checkpoint is None else Path(checkpoint).expanduser()
