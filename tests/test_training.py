@@ -1099,7 +1099,7 @@ def test_what_is_no_history_is_refused(text, clue):
 
 def test_data_on_another_scale_are_told_what_to_do_not_blamed_on_one_example(as_users_call):
     x = 255 * torch.rand(20, 1, 6, 4)
-    with pytest.raises(ValueError, match=r"No x of the first batch .* in \[0, 1\]: divide bytes by 255"):
+    with pytest.raises(ValueError, match=r"No x in the batch of step 0 .* in \[0, 1\]: divide bytes by 255"):
         fit(small(likelihood="gaussian"), (x, bars().labels[:20]), steps=1)
 
 

@@ -146,8 +146,8 @@ class Batches(Minibatches):
             wrong = f"not {support}" if bool(batch.x[row].isfinite().all()) else "NaN or infinite"
             if not bool(fits.any()):
                 raise ValueError(
-                    f"No x of the first batch of {self.name} is {support}: divide bytes by 255, undo a normalisation, "
-                    "or take a likelihood for such numbers."
+                    f"No x in the batch of step {step} of {self.name} is {support}: divide bytes by 255, undo a "
+                    "normalisation, or take a likelihood for such numbers."
                 )
             raise ValueError(
                 f"The batch of step {step} has x that is {wrong}, first in {where} of {self.name}, so the data are at "
