@@ -42,7 +42,8 @@ def test_an_example_is_short_and_needs_the_library_alone(path: Path):
 
 
 def test_every_example_is_run_here():
-    assert [path.name for path in FILES] == ["own_images.py", "own_networks.py", "streaming.py", "table.py"]
+    names = ["own_images.py", "own_networks.py", "sentences.py", "streaming.py", "table.py"]
+    assert [path.name for path in FILES] == names
 
 
 def test_images_of_ones_own(tmp_path: Path):
@@ -84,3 +85,15 @@ def test_networks_of_ones_own(tmp_path: Path, processes: int):
     said = run(tmp_path, "own_networks.py", 2, 150, processes=processes)
     assert len(re.findall(r"drew pictures of shape \(8, 3, 48, 48\); log p\(x\|y\) is -?\d+\.\d+ ± ", said)) == 1
     assert (tmp_path / "own_networks" / "checkpoint.json").exists()
+
+
+def test_sentences_are_of_the_kind_that_was_asked_for():
+    said = run(EXAMPLES.parent, "sentences.py", 300, 1000)
+    assert re.search(r"nats a sentence: -\d+\.\d+ ± \d", said)
+    lines = dict(re.findall(r"^(\w+ at 0\.5): (.*)$", said, re.MULTILINE))
+    assert set(lines) == {"animal at 0.5", "thing at 0.5"}
+    own, other = {"bird", "fish"}, {"boat", "car"}
+    for line in lines.values():
+        words = line.replace(";", "").split()
+        assert len(set(words) & own) >= 1 and sum(word in other for word in words) <= 1
+        own, other = other, own

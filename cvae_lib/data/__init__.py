@@ -1,6 +1,7 @@
-"""The datasets of the course, each as an ``ImageSet``: MNIST, Fashion-MNIST, CelebA, built-in strokes and faces.
+"""Data in any form that gives (x, y): whole tensors, images, tables, a ``Dataset`` or a ``DataLoader``.
 
-Whatever else gives (x, y) is taken too: whole tensors, a ``Dataset``, a ``DataLoader``. Series are plain tensors.
+Images of the course come as an ``ImageSet``: MNIST, Fashion-MNIST, CelebA, built-in strokes and faces. A :class:`Table`
+makes x of mixed columns, and columns of x. Series are plain tensors.
 """
 
 import os

@@ -19,6 +19,8 @@ from cvae_lib.environment import sample_from
 from cvae_lib.gaussians import at_least_float32, bounded_log_variance, diagonal_gaussian
 from cvae_lib.networks import check_whole
 
+__all__ = ["ConditionalGaussian", "ConditionalMixture", "StandardNormal", "VampPrior", "tempered_sample"]
+
 
 class StandardNormal(nn.Module):
     r"""The fixed prior :math:`p(z|y) = \mathcal N(0, I_D)`, whatever y is.
