@@ -13,7 +13,8 @@ from cvae_lib.conditions import LabelCondition
 from cvae_lib.likelihoods import TokenLikelihood
 from cvae_lib.networks import GRUDecoder, GRUEncoder
 
-WORDS = ["<pad>", "<end>", "a", "small", "red", "old", "bird", "fish", "boat", "car", "sings", "swims", "sinks", "stops"]
+WORDS = ["<pad>", "<end>", "a", "small", "red", "old", "bird", "fish", "boat", "car"]
+WORDS += ["sings", "swims", "sinks", "stops"]
 KINDS = {"animal": (["bird", "fish"], ["sings", "swims"]), "thing": (["boat", "car"], ["sinks", "stops"])}
 LENGTH = 6  # words and the end token; shorter sentences are padded with 0
 
