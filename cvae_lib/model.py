@@ -213,7 +213,7 @@ class CVAE(nn.Module):
                 likelihood return something else than the contract says.
         """
         if z.ndim < 2 or not z.is_floating_point():
-            raise ValueError(f"z are floats of shape (B, D), or (K, B, D), not {z.dtype} {tuple(z.shape)}.")
+            raise ValueError(f"z has shape (B, D), or (K, B, D) for K samples each, not {z.dtype} of {tuple(z.shape)}.")
         lead = tuple(z.shape[:-1])
         c = self._read_for(self.decoder, y, lead)  # (K*B, C)
         output = self.decoder(self._cast(z.flatten(0, -2)), c)  # (K*B, ...)
