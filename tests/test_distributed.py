@@ -177,7 +177,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[list
         for name, command in (("one", [sys.executable]), ("two", torchrun))
     ]
     try:
-        said = [process.communicate(timeout=180)[0] for process in runs]
+        said = [process.communicate(timeout=300)[0] for process in runs]
     finally:
         for process in runs:
             if process.poll() is None:
@@ -250,7 +250,7 @@ def test_a_batch_systems_variables_make_nobody_wait(address, root):
     """A notebook on a cluster finds WORLD_SIZE set, and no second process will ever come."""
     settings = {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]), "WORLD_SIZE": "2", **address}
     done = subprocess.run(
-        [sys.executable, "-c", ALONE], env={**os.environ, **settings}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", ALONE], env={**os.environ, **settings}, capture_output=True, text=True, timeout=300
     )
     assert done.stdout.endswith("done\n"), done.stderr
 

@@ -1024,7 +1024,7 @@ def test_ctrl_c_leaves_a_usable_model_and_a_run_that_can_be_resumed(tmp_path, ro
         text=True,
     )
     assert process.stdout is not None
-    timer = threading.Timer(120, process.kill)
+    timer = threading.Timer(300, process.kill)
     timer.start()
     try:
         said = ""
